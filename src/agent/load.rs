@@ -1,0 +1,230 @@
+//! Opens, configures, loads and attaches the BPF program.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapFlags, OpenObject};
+use log::{info, warn};
+use scx_utils::{
+    compat, scx_ops_attach, scx_ops_load, scx_ops_open, try_set_rlimit_infinity, uei_exited,
+};
+use umcg_policy::{Decide, Order, Policy};
+
+use super::bell::Bell;
+use super::control::Control;
+use super::server::{self, Server, Settings};
+use super::{Ended, caps};
+use crate::bpf_skel::{BpfSkel, BpfSkelBuilder};
+use crate::cli::RunArgs;
+use crate::exit::{Exit, Failure};
+use crate::runfile::{MapIds, RunFile};
+use crate::shared::{Mapping, Shared};
+
+/// A loaded program that is not attached yet.
+pub struct Loaded<'a> {
+    skel: BpfSkel<'a>,
+    shared: Arc<Shared>,
+    bells: Vec<Bell>,
+    policies: Vec<Box<dyn Policy>>,
+    decide: Decide,
+}
+
+/// How the policy of `args` decides.
+fn decide(args: &RunArgs) -> Result<Decide> {
+    let policy = umcg_policy::create(&args.policy, args.decide, 1)
+        .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
+    Ok(args.decide.unwrap_or(policy.traits().decide))
+}
+
+/// Opens and loads for `args`; nothing changes for the system yet.
+pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Result<Loaded<'a>> {
+    let decide = decide(args)?;
+    try_set_rlimit_infinity();
+
+    let mut builder = BpfSkelBuilder::default();
+    builder.obj_builder.debug(args.verbose);
+    let mut skel = scx_ops_open!(
+        builder,
+        object,
+        umcg_ops,
+        None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>
+    )
+    .context("cannot open the BPF program")?;
+
+    let nr_cpus = (*scx_utils::NR_CPU_IDS).min(umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize);
+    let traits = umcg_policy::create(&args.policy, Some(decide), 1)
+        .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?
+        .traits();
+    {
+        let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
+        rodata.umcg_staged = decide == Decide::Staged;
+        rodata.umcg_order = match traits.order {
+            Order::Fair => 0,
+            Order::Arrival => 1,
+            Order::Own => 2,
+        };
+        rodata.umcg_history = traits.history;
+        rodata.umcg_tick_ns = traits.tick_ns;
+        rodata.umcg_slice_ns = args.slice_us * 1000;
+        rodata.umcg_quantum_ns = args.quantum_us * 1000;
+        rodata.umcg_nr_cpus = nr_cpus as u32;
+        rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
+        rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+    }
+    let ops = skel.struct_ops.umcg_ops_mut();
+    ops.timeout_ms = args.timeout_ms;
+    ops.flags = *compat::SCX_OPS_ENQ_LAST
+        | *compat::SCX_OPS_ENQ_EXITING
+        | *compat::SCX_OPS_ENQ_MIGRATION_DISABLED
+        | *compat::SCX_OPS_KEEP_BUILTIN_IDLE;
+    if args.partial {
+        ops.flags |= *compat::SCX_OPS_SWITCH_PARTIAL;
+    }
+
+    let skel = scx_ops_load!(skel, umcg_ops, uei).context("cannot load the BPF program")?;
+    let shared = Arc::new(map_shared(&skel, nr_cpus)?);
+    let bells = (0..nr_cpus)
+        .map(|cpu| ring_bell(&skel, cpu))
+        .collect::<Result<_>>()?;
+    let policies = (0..nr_cpus)
+        .map(|_| {
+            umcg_policy::create(
+                &args.policy,
+                Some(decide),
+                umcg::intf::umcg_limits_UMCG_MAX_WORKERS,
+            )
+            .map_err(|e| Failure::new(Exit::Usage, e.to_string()).into())
+        })
+        .collect::<Result<_>>()?;
+    Ok(Loaded {
+        skel,
+        shared,
+        bells,
+        policies,
+        decide,
+    })
+}
+
+fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
+    use umcg::intf::{umcg_limits_UMCG_MAX_CPUS as CPUS, umcg_limits_UMCG_MAX_WORKERS as WORKERS};
+
+    let workers = &skel.maps.umcg_workers;
+    let servers = &skel.maps.umcg_servers;
+    let cpus = &skel.maps.bss_cpus;
+    Ok(Shared {
+        workers: Mapping::new(workers.as_fd(), WORKERS as usize, workers.value_size() as usize, true)?,
+        servers: Mapping::new(servers.as_fd(), CPUS as usize, servers.value_size() as usize, true)?,
+        cpus: Mapping::new(
+            cpus.as_fd(),
+            CPUS as usize,
+            cpus.value_size() as usize / CPUS as usize,
+            false,
+        )?,
+        nr_cpus,
+    })
+}
+
+fn ring_bell(skel: &BpfSkel<'_>, cpu: usize) -> Result<Bell> {
+    let bell = Bell::new()?;
+    skel.maps
+        .umcg_bells
+        .update(
+            &(cpu as u32).to_ne_bytes(),
+            &bell.fd().as_raw_fd().to_ne_bytes(),
+            MapFlags::ANY,
+        )
+        .with_context(|| format!("cannot give server {cpu} its bell"))?;
+    Ok(bell)
+}
+
+impl Loaded<'_> {
+    fn map_ids(&self) -> Result<MapIds> {
+        let maps = &self.skel.maps;
+        Ok(MapIds {
+            workers: maps.umcg_workers.info()?.info.id,
+            servers: maps.umcg_servers.info()?.info.id,
+            cpus: maps.bss_cpus.info()?.info.id,
+        })
+    }
+
+    /// Starts the servers, attaches, and runs until a signal or an ejection.
+    pub fn run(
+        mut self,
+        args: &RunArgs,
+        shutdown: &Arc<AtomicBool>,
+        ejections: u64,
+    ) -> Result<Ended> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let settings = Settings {
+            staged: self.decide == Decide::Staged,
+            depth: args.stage,
+            partial: args.partial,
+        };
+        let register = self.skel.progs.umcg_register_server.as_fd().try_clone_to_owned()?;
+        let mut servers = Vec::new();
+        for (cpu, (bell, policy)) in self.bells.drain(..).zip(self.policies.drain(..)).enumerate() {
+            let server = Server::new(cpu as u32, self.shared.clone(), bell, policy, settings);
+            servers.push(server::spawn(server, register.try_clone()?, stop.clone())?);
+        }
+
+        let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            servers.iter().for_each(server::Handle::ring);
+            attach_failure(e)
+        })?;
+        for server in &servers {
+            server.ring();
+        }
+        let locked = caps::lock_memory();
+        let file = RunFile::new(args, self.map_ids()?, self.shared.nr_cpus, ejections, self.decide);
+        if let Err(err) = file.write() {
+            warn!("`scx_umcg status` will not find this instance: {err:#}");
+        }
+        caps::drop_unneeded();
+        info!(
+            "attached: {} mode, policy {}, decided by {}; Ctrl-C detaches",
+            if args.partial { "partial" } else { "full" },
+            args.policy,
+            self.decide
+        );
+
+        let control = Control::new(self.shared.clone(), ejections);
+        control.run(args, shutdown, || uei_exited!(&self.skel, uei))?;
+
+        let ejected = uei_exited!(&self.skel, uei);
+        drop(link);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for server in servers {
+            server.ring();
+            server.join();
+        }
+        if locked {
+            caps::unlock_memory();
+        }
+        RunFile::remove();
+        if !ejected {
+            info!("detached: the kernel's own scheduler runs");
+            return Ok(Ended::Asked);
+        }
+        let info = uei_read(&self.skel);
+        Ok(Ended::Ejected(info))
+    }
+}
+
+fn uei_read(skel: &BpfSkel<'_>) -> scx_utils::UserExitInfo {
+    scx_utils::uei_read!(skel, uei)
+}
+
+fn attach_failure(err: anyhow::Error) -> anyhow::Error {
+    match crate::kernel::attached() {
+        Some(ops) => Failure::new(
+            Exit::Busy,
+            format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first"),
+        )
+        .into(),
+        None => err.context("cannot attach the scheduler"),
+    }
+}

@@ -1,0 +1,304 @@
+//! A hosted server: the thread that decides for one CPU.
+//!
+//! Turn: take the lists, tell the policy, write terms or stage choices. Then park
+//! by `sched_yield`: BPF keeps the thread off the CPU until there is something to
+//! decide. Parked for long it is run once more, finds nothing and sleeps for real.
+//! Nothing here allocates, locks or faults between two turns.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, ensure};
+use log::error;
+use umcg::record::Worker;
+use umcg::ring::Choice;
+use umcg::word::{State, Word};
+use umcg_policy::{Facts, Order, Policy, Terms, WorkerId};
+
+use super::bell::{Bell, Ringer};
+use super::caps;
+use crate::shared::Shared;
+
+const STACK_BYTES: usize = 256 * 1024;
+
+/// What all servers share of the flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The policy picks every next worker.
+    pub staged: bool,
+    /// Choices per activation.
+    pub depth: u32,
+    /// The thread has to enter SCHED_EXT by itself.
+    pub partial: bool,
+}
+
+/// A server's state; owned by its thread.
+pub struct Server {
+    me: u32,
+    shared: Arc<Shared>,
+    bell: Bell,
+    policy: Box<dyn Policy>,
+    settings: Settings,
+    /// The policy orders alone: BPF has to know its keys, staged or not.
+    own_order: bool,
+    scratch: Vec<u32>,
+}
+
+/// The agent's hold on a server thread.
+#[derive(Debug)]
+pub struct Handle {
+    ringer: Ringer,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Wakes the thread, if it sleeps.
+    pub fn ring(&self) {
+        self.ringer.ring();
+    }
+
+    /// Waits for its end; `stop` must have been set.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            error!("a server thread panicked; see above");
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC in ns, the clock of the words.
+pub fn now_ns() -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: ts is valid for the call; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+/// Starts `server`'s thread; returns when it has registered itself.
+pub fn spawn(server: Server, register: OwnedFd, stop: Arc<AtomicBool>) -> Result<Handle> {
+    let ringer = server.bell.ringer()?;
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let me = server.me;
+    let thread = std::thread::Builder::new()
+        .name(format!("umcg-server/{me}"))
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let mut server = server;
+            let registered = server.register(&register);
+            drop(register);
+            caps::drop_unneeded();
+            let failed = registered.is_err();
+            let _ = ready.send(registered);
+            if !failed {
+                server.serve(&stop);
+            }
+        })
+        .context("cannot start a server thread")?;
+    is_ready
+        .recv()
+        .context("a server thread ended early")?
+        .with_context(|| format!("cannot register server {me}"))?;
+    Ok(Handle { ringer, thread })
+}
+
+impl Server {
+    /// A server for CPU `me`.
+    pub fn new(
+        me: u32,
+        shared: Arc<Shared>,
+        bell: Bell,
+        policy: Box<dyn Policy>,
+        settings: Settings,
+    ) -> Self {
+        let capacity = umcg::intf::umcg_limits_UMCG_MAX_WORKERS as usize;
+        Self {
+            me,
+            shared,
+            bell,
+            own_order: policy.traits().order == Order::Own,
+            policy,
+            settings,
+            scratch: Vec::with_capacity(capacity),
+        }
+    }
+
+    fn register(&self, prog: &OwnedFd) -> Result<()> {
+        if self.settings.partial {
+            enter_sched_ext()?;
+        }
+        let mut call = umcg::intf::umcg_call {
+            index: self.me,
+            gen_: 0,
+            ret: 0,
+            epoch: 0,
+        };
+        run_program(prog, &mut call)?;
+        ensure!(call.ret == 0, "BPF answered {}", call.ret);
+        Ok(())
+    }
+
+    fn serve(&mut self, stop: &AtomicBool) {
+        let shared = self.shared.clone();
+        let record = &shared.servers()[self.me as usize];
+        while !stop.load(Ordering::Relaxed) {
+            let worked = self.turn();
+            let ran = record.ran_ns.load(umcg::sync::Ordering::Relaxed);
+            if worked {
+                std::thread::yield_now();
+                // Unmoved: nobody parked us, we are not scheduled by our BPF now.
+                if record.ran_ns.load(umcg::sync::Ordering::Relaxed) != ran {
+                    continue;
+                }
+            }
+            record.begin_sleep();
+            if !record.has_news() || stop.load(Ordering::Relaxed) || ran == 0 {
+                self.bell.wait();
+            }
+            record.cancel_sleep();
+        }
+    }
+
+    /// One activation. False: there was nothing to do.
+    fn turn(&mut self) -> bool {
+        let now = now_ns();
+        let shared = self.shared.clone();
+        let record = &shared.servers()[self.me as usize];
+        let workers = shared.workers.records();
+        let policy = self.policy.as_mut();
+        let (staged, write) = (self.settings.staged, !self.settings.staged || self.own_order);
+
+        let taken = record.drain(workers, &mut self.scratch, self.me, |index, word| {
+            let worker = &workers[index as usize];
+            if let (Some(terms), true) = (tell(policy, staged, worker, index, word, now), write) {
+                write_terms(worker, terms);
+            }
+        });
+        let mut moved = taken > 0;
+        if staged && self.own_order && moved {
+            // A newcomer may come before what is staged: choose again among all.
+            record.ring.recall(|choice| {
+                let worker = &workers[choice.index() as usize];
+                let word = Word(worker.word.load(umcg::sync::Ordering::Acquire));
+                tell(policy, staged, worker, choice.index(), word, now);
+            });
+        }
+        while let Some((WorkerId(index), terms)) = policy.retune(now) {
+            write_terms(&workers[index as usize], terms);
+            moved = true;
+        }
+        if staged {
+            moved |= self.stage(now);
+        }
+        let backlog = u32::try_from(self.policy.len()).unwrap_or(u32::MAX);
+        record.backlog.store(backlog, umcg::sync::Ordering::Relaxed);
+        record.epoch.fetch_add(1, umcg::sync::Ordering::Relaxed);
+        moved
+    }
+
+    /// Fills the ring with the policy's next choices.
+    fn stage(&mut self, now: u64) -> bool {
+        let record = &self.shared.servers()[self.me as usize];
+        let workers = self.shared.workers.records();
+        let budget = self.policy.stage_budget_ns();
+        let (mut count, mut work, mut worst) = (record.ring.len_hint() as u32, 0u64, None);
+        while count < self.settings.depth && work < budget {
+            let Some(WorkerId(index)) = self.policy.pick() else {
+                break;
+            };
+            let worker = &workers[index as usize];
+            let word = Word(worker.word.load(umcg::sync::Ordering::Acquire));
+            let facts = facts(worker, word, now);
+            if word.state() != Some(State::Runnable) || facts.home != self.me {
+                continue;
+            }
+            let choice = Choice::new(index, worker.gen_.load(umcg::sync::Ordering::Relaxed), word);
+            if !record.ring.push(choice) {
+                self.policy.enqueue(WorkerId(index), &facts);
+                break;
+            }
+            count += 1;
+            work += u64::from(facts.avg_ns);
+            worst = Some(facts.key);
+        }
+        if let Some(key) = worst {
+            record.worst_key.store(key, umcg::sync::Ordering::Relaxed);
+        }
+        worst.is_some()
+    }
+}
+
+/// Passes one notice on. The word is the truth, which list it came by is not.
+fn tell(
+    policy: &mut dyn Policy,
+    staged: bool,
+    worker: &Worker,
+    index: u32,
+    word: Word,
+    now: u64,
+) -> Option<Terms> {
+    let id = WorkerId(index);
+    let facts = facts(worker, word, now);
+    match word.state() {
+        Some(State::Runnable) => Some(policy.enqueue(id, &facts)),
+        Some(State::Running) if !staged => Some(policy.enqueue(id, &facts)),
+        Some(State::Blocked | State::Idle) => policy.block(id, &facts),
+        _ => {
+            policy.remove(id);
+            None
+        }
+    }
+}
+
+/// BPF uses them at the worker's next enqueue; told_gen last: it makes them count.
+fn write_terms(worker: &Worker, terms: Terms) {
+    use umcg::sync::Ordering::{Relaxed, Release};
+    worker.bias_ns.store(terms.bias_ns, Relaxed);
+    worker.weight_pct.store(terms.weight_pct, Relaxed);
+    worker.slice_us.store(terms.slice_us, Relaxed);
+    worker.own_key.store(terms.own_key, Relaxed);
+    let generation = worker.gen_.load(Relaxed);
+    worker.told_gen.store(generation, Release);
+}
+
+fn facts(worker: &Worker, word: Word, now: u64) -> Facts {
+    use umcg::sync::Ordering::Relaxed;
+    Facts {
+        now_ns: now,
+        since_ns: worker.since_ns.load(Relaxed),
+        run_ns: worker.run_ns.load(Relaxed),
+        wait_ns: worker.wait_ns.load(Relaxed),
+        avg_ns: worker.avg_ns.load(Relaxed),
+        burst_ns: worker.burst_ns.load(Relaxed),
+        weight: worker.weight.load(Relaxed),
+        key: worker.key.load(Relaxed),
+        preempted: word.flags() & umcg::word::PREEMPTED != 0,
+        yielded: word.flags() & umcg::word::YIELDED != 0,
+        home: worker.home.load(Relaxed),
+        pid: worker.pid.load(Relaxed),
+    }
+}
+
+/// Partial mode: only SCHED_EXT threads are ours.
+fn enter_sched_ext() -> Result<()> {
+    const SCHED_EXT: libc::c_int = 7;
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: param lives through the call; 0 is the calling thread.
+    let ret = unsafe { libc::sched_setscheduler(0, SCHED_EXT, &raw const param) };
+    ensure!(ret == 0, "sched_setscheduler(SCHED_EXT): {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// BPF_PROG_RUN of a SYSCALL program with `call` as its argument.
+pub fn run_program(prog: &OwnedFd, call: &mut umcg::intf::umcg_call) -> Result<()> {
+    let mut opts = libbpf_rs::libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_test_run_opts>() as libbpf_rs::libbpf_sys::size_t,
+        ctx_in: (&raw mut *call).cast(),
+        ctx_size_in: size_of_val(call) as u32,
+        ..Default::default()
+    };
+    // SAFETY: opts and call live through the call and have the sizes given.
+    let ret = unsafe { libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
+    ensure!(ret == 0, "BPF_PROG_RUN: {}", std::io::Error::from_raw_os_error(-ret));
+    Ok(())
+}

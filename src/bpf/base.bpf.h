@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * base: what every concern needs: knobs, per-CPU records, queue names, counters.
+ *
+ * Does:    declares; it decides nothing.
+ * State:   knobs are rodata, so the verifier drops the code of other modes.
+ * Never:   a lock, a loop.
+ */
+#ifndef __UMCG_BASE_BPF_H
+#define __UMCG_BASE_BPF_H
+
+#include <scx/common.bpf.h>
+#include <scx/compat.bpf.h>
+#include "intf.h"
+
+#ifndef READ_ONCE
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, v) ((*(volatile typeof(x) *)&(x)) = (v))
+#endif
+
+#define NSEC_PER_USEC 1000ULL
+#define NSEC_PER_MSEC 1000000ULL
+#define PF_USER_WORKER 0x00004000
+#define __TASK_STOPPED 0x00000004
+#define __TASK_TRACED 0x00000008
+#define TASK_DEAD 0x00000080
+#define SCHED_BATCH 3
+#define SCHED_IDLE 5
+
+/*
+ * Who orders workers. FAIR: weighted virtual time, kept by BPF. ARRIVAL: first
+ * come, first served. OWN: the policy's own key in the record.
+ */
+enum umcg_order { UMCG_ORDER_FAIR, UMCG_ORDER_ARRIVAL, UMCG_ORDER_OWN };
+
+const volatile bool umcg_staged;	/* a server picks every next worker */
+const volatile u32 umcg_order;		/* enum umcg_order */
+const volatile bool umcg_history;	/* the policy wants to hear of blocks */
+const volatile u64 umcg_tick_ns;	/* a keyed policy's own period, 0 = none */
+const volatile u64 umcg_slice_ns = 4000 * NSEC_PER_USEC;
+const volatile u64 umcg_quantum_ns;	/* 0 = only the slice */
+const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
+const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
+const volatile bool umcg_debug;		/* illegal edges end the scheduler */
+const volatile u64 umcg_clock_offset_ns; /* added to every stamp, for tests */
+
+/* Queues: four per CPU, named (kind << 16) | cpu. */
+enum umcg_queue {
+	UMCG_Q_PARK = 1,	/* waiting workers by key */
+	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
+	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
+	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
+};
+#define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))
+#define PARK(cpu) UMCG_Q(UMCG_Q_PARK, cpu)
+#define HAND(cpu) UMCG_Q(UMCG_Q_HAND, cpu)
+#define SERVER(cpu) UMCG_Q(UMCG_Q_SERVER, cpu)
+#define KERNELQ(cpu) UMCG_Q(UMCG_Q_KERNEL, cpu)
+
+struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
+
+/*
+ * Workers parked on any PARK. Raised before idle CPUs are looked for, lowered
+ * when the worker leaves; see idle.bpf.h for why no CPU sleeps on work.
+ */
+u32 umcg_pending __attribute__((aligned(64)));
+
+UEI_DEFINE(uei);
+
+/* Mask, do not compare: clang moves a comparison away from the access. */
+static __always_inline struct umcg_cpu *cpu_rec(s32 cpu)
+{
+	u32 i = cpu;
+
+	barrier_var(i);
+	return &umcg_cpus[i & (UMCG_MAX_CPUS - 1)];
+}
+
+static __always_inline struct umcg_cpu *this_cpu_rec(void)
+{
+	return cpu_rec(bpf_get_smp_processor_id());
+}
+
+/* Each CPU has its own cell and interrupts are off: plain adds. */
+#define count(name) (this_cpu_rec()->cnt[UMCG_C_##name]++)
+#define count_on(c, name) ((c)->cnt[UMCG_C_##name]++)
+#define count_add(c, name, n) ((c)->cnt[UMCG_C_##name] += (n))
+
+/* CLOCK_MONOTONIC, as the words promise; scx_bpf_now() is another clock. */
+static __always_inline u64 umcg_now(void)
+{
+	return bpf_ktime_get_ns() + umcg_clock_offset_ns;
+}
+
+/*
+ * Fetching atomics: an atomic whose result is unused becomes an instruction
+ * without the ordering that the protocols need, so these always use it.
+ */
+#define umcg_cmpxchg(p, old, new) __sync_val_compare_and_swap(p, old, new)
+#define umcg_xchg(p, v) __sync_lock_test_and_set(p, v)
+
+static __always_inline bool key_before(u64 a, u64 b)
+{
+	return (s64)(a - b) < 0;
+}
+
+static __always_inline u64 clamp_key(u64 v, u64 lo, u64 hi)
+{
+	if (key_before(v, lo))
+		return lo;
+	return key_before(hi, v) ? hi : v;
+}
+
+#endif /* __UMCG_BASE_BPF_H */

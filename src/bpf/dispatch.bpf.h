@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * dispatch: a CPU needs work; the order in which it is looked for.
+ *
+ * Does:    1. HAND: workers that were chosen or rescued for this CPU;
+ *          2. the server, if it has to decide or was asked to run;
+ *          3. the kernel-fair queue, if it is its turn;
+ *          4. prev, if it still wants the CPU and its key is the earliest;
+ *          5. a staged choice; else PARK's head;
+ *          6. the other CPUs' work; 7. prev again; 8. PARK once more, because a
+ *             failed steal drops the rq lock and a wake may have parked here.
+ * State:   umcg_cpu, umcg_server.ring, claims.
+ * Called from: ops.dispatch: rq lock held, dropped inside move_to_local.
+ * Races:   a staged choice whose worker is not on PARK yet is put back, for the
+ *          insert of ops.enqueue takes effect after it returned. A choice whose
+ *          tag has moved is stale. `preempt` requests: see there.
+ * Never:   moves a worker straight to another CPU's local queue: the kernel
+ *          aborts if its affinity changes meanwhile. HAND is skipped instead.
+ * Counters: staged, by_key, absent, stolen, kept, refilled, rotated, ring_*.
+ */
+#ifndef __UMCG_DISPATCH_BPF_H
+#define __UMCG_DISPATCH_BPF_H
+
+#include "park.bpf.h"
+
+#define TAKE_TRIES 4
+#define STEAL_TRIES 64
+
+/* What dispatch knows; kept together so that the steps read alike. */
+struct umcg_pick {
+	struct umcg_cpu *c;
+	struct umcg_server *s;
+	u64 now;
+	s32 cpu;
+	u32 waiting;		/* on PARK(cpu) */
+};
+
+static __always_inline void count_choice(struct umcg_pick *k, u32 who)
+{
+	if (k->waiting < 2)
+		return;
+	count_on(k->c, contended);
+	if (who == UMCG_C_staged)
+		count_on(k->c, staged);
+	else if (who == UMCG_C_absent)
+		count_on(k->c, absent);
+	else
+		count_on(k->c, by_key);
+}
+
+static __always_inline bool head_key(s32 cpu, u64 *key)
+{
+	struct task_struct *head = __COMPAT_scx_bpf_dsq_peek(PARK(cpu));
+
+	if (!head)
+		return false;
+	*key = head->scx.dsq_vtime;
+	return true;
+}
+
+/* Moves worker @idx from where it is parked to this CPU. */
+static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w,
+				      u32 idx)
+{
+	struct task_struct *p = worker_task(idx);
+	struct bpf_iter_scx_dsq it;
+	bool moved = false;
+
+	if (!p || !may_run_on(p, k->cpu))
+		return false;
+	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
+		moved = scx_bpf_dsq_move___new(&it, p, HAND(k->cpu), 0);
+	bpf_iter_scx_dsq_destroy(&it);
+	return moved && scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
+}
+
+/* The next choice that server @home staged and that is still true. */
+static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
+{
+	struct umcg_server *s = server_rec(home);
+	int i;
+
+	if (!s)
+		return false;
+	bpf_for(i, 0, TAKE_TRIES) {
+		u64 choice = ring_take(&s->ring), claim, word;
+		u32 idx = choice >> 32;
+		struct umcg_worker *w;
+
+		if (!choice)
+			return false;
+		w = worker_rec(idx);
+		if (!w)
+			continue;
+		word = READ_ONCE(w->word);
+		if (choice != choice_make(idx, w->gen, word) ||
+		    word_state(word) != UMCG_RUNNABLE) {
+			count_on(k->c, ring_stale);
+			continue;
+		}
+		claim = claim_value(home, word);
+		if (!claim_try(w, claim))
+			continue;
+		if (hand_over(k, w, idx))
+			return true;
+		claim_release(w, claim);
+		if (READ_ONCE(w->word) == word && READ_ONCE(w->claim) == 0) {
+			count_on(k->c, ring_retry);
+			list_push(s, &s->runnable, home, w, idx, k->now);
+		}
+	}
+	return false;
+}
+
+/*
+ * PARK's head against the next choice. The same worker: taking the head is the
+ * cheap way to take the choice. A head that is earlier by more than LAG goes
+ * first: staging bounds how much work is ahead of it, this how unfair that is,
+ * and a worker that no server knows of is found too.
+ */
+enum umcg_next { NEXT_HEAD, NEXT_CHOICE, NEXT_BOTH };
+
+static __always_inline u32 head_or_choice(struct umcg_pick *k)
+{
+	u64 choice = ring_peek(&k->s->ring), key;
+	struct umcg_worker *w;
+
+	if (!choice)
+		return NEXT_HEAD;
+	w = worker_rec(choice >> 32);
+	if (!w || umcg_order == UMCG_ORDER_OWN || !head_key(k->cpu, &key))
+		return NEXT_CHOICE;
+	if (key == w->key && choice == choice_make(choice >> 32, w->gen, w->word))
+		return NEXT_BOTH;
+	if (key_before(key + LAG_NS, w->key)) {
+		count_on(k->c, ring_head);
+		return NEXT_HEAD;
+	}
+	return NEXT_CHOICE;
+}
+
+/* The worker that runs here next, of those that wait here. */
+static __always_inline bool take_here(struct umcg_pick *k)
+{
+	if (!k->waiting)
+		return false;
+	if (umcg_staged && k->waiting > 1) {
+		u32 next = head_or_choice(k);
+
+		if ((next == NEXT_BOTH && ring_take(&k->s->ring) &&
+		     scx_bpf_dsq_move_to_local(PARK(k->cpu), 0)) ||
+		    (next == NEXT_CHOICE && take_staged(k, k->cpu))) {
+			count_choice(k, UMCG_C_staged);
+			return true;
+		}
+	}
+	if (!scx_bpf_dsq_move_to_local(PARK(k->cpu), 0))
+		return false;
+	count_choice(k, umcg_staged && k->s && server_absent(k->s, k->now) ?
+		     UMCG_C_absent : UMCG_C_by_key);
+	return true;
+}
+
+/* Everything of a CPU that cannot serve it: offline, or held by a higher class. */
+static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
+{
+	struct umcg_cpu *o = cpu_rec(other);
+	bool held = !o->idle_since_ns && o->dispatch_ns &&
+		    k->now > o->dispatch_ns + HELD_NS;
+
+	if (!o->offline && !held)
+		return false;
+	if (scx_bpf_dsq_move_to_local(SERVER(other), 0)) {
+		count_on(k->c, moved_class);
+		return true;
+	}
+	return scx_bpf_dsq_move_to_local(HAND(other), 0);
+}
+
+static __always_inline bool steal(struct umcg_pick *k)
+{
+	s32 other = k->cpu;
+	int i;
+
+	bpf_for(i, 1, STEAL_TRIES) {
+		if (i >= umcg_nr_cpus)
+			break;
+		if (++other >= umcg_nr_cpus)
+			other = 0;
+		if (take_stranded(k, other))
+			return true;
+		if (scx_bpf_dsq_nr_queued(KERNELQ(other)) && kernelq_take(k->c, other))
+			return true;
+		if (!pending_any())
+			continue;
+		if ((umcg_staged && scx_bpf_dsq_nr_queued(PARK(other)) > 1 &&
+		     take_staged(k, other)) ||
+		    scx_bpf_dsq_move_to_local(PARK(other), 0)) {
+			count_on(k->c, stolen);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A neighbour with a longer queue: hogs rotate, so that n of them share fairly. */
+static __always_inline bool rotate(struct umcg_pick *k)
+{
+	s32 other;
+
+	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
+		return false;
+	other = k->cpu + 1 + bpf_get_prandom_u32() % (umcg_nr_cpus - 1);
+	if (other >= umcg_nr_cpus)
+		other -= umcg_nr_cpus;
+	if (take_stranded(k, other))
+		return true;
+	if (scx_bpf_dsq_nr_queued(PARK(other)) <= (s32)k->waiting ||
+	    !scx_bpf_dsq_move_to_local(PARK(other), 0))
+		return false;
+	count_on(k->c, rotated);
+	return true;
+}
+
+static __always_inline void refill(struct task_struct *prev, u64 slice)
+{
+	scx_bpf_task_set_slice(prev, slice);
+}
+
+/*
+ * prev still wants the CPU. True: it goes on, or somebody else was put on the
+ * local queue.
+ */
+static __always_inline bool prev_goes_on(struct umcg_pick *k,
+					 struct task_struct *prev,
+					 struct umcg_task *t, struct umcg_worker *w)
+{
+	u32 kicked = k->c->kick_idx;
+	u64 key, ran = k->now - k->c->picked_ns, slice = worker_slice(w);
+
+	if (kicked) {
+		k->c->kick_idx = 0;
+		if (kicked != t->idx && ran < slice) {
+			count_on(k->c, kick_missed);
+			refill(prev, slice - ran);
+			return true;
+		}
+	}
+	if (t->yielded)
+		return false;
+	if (rotate(k))
+		return true;
+	if (umcg_order == UMCG_ORDER_ARRIVAL || !k->waiting || !head_key(k->cpu, &key))
+		return false;
+	if (umcg_staged && ring_peek(&k->s->ring))
+		return false;
+	if (key_before(key, key_now(prev, t, w, k->now)))
+		return false;
+	count_on(k->c, kept);
+	refill(prev, slice);
+	return true;
+}
+
+static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
+{
+	struct umcg_pick k = {
+		.c = cpu_rec(cpu), .s = server_rec(cpu), .cpu = cpu, .now = umcg_now(),
+	};
+	bool wants = prev && (prev->scx.flags & SCX_TASK_QUEUED);
+	struct umcg_task *t = wants ? task_ctx(prev) : NULL;
+	struct umcg_worker *w = NULL;
+	bool forced = false;
+
+	k.c->dispatch_ns = k.now;
+	if (!k.s)
+		return;
+	if (t && t->kind == UMCG_K_WORKER)
+		w = worker_rec(t->idx);
+	else if (t && t->kind == UMCG_K_SERVER)
+		wants = false;
+	if (w)
+		forced = request_stands(w);
+
+	if (scx_bpf_dsq_nr_queued(HAND(cpu)) && scx_bpf_dsq_move_to_local(HAND(cpu), 0))
+		return;
+	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
+	if (!k.waiting)
+		k.c->want = 0;
+	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
+		return;
+	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) &&
+	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
+		return;
+	if (w && !forced && prev_goes_on(&k, prev, t, w))
+		return;
+	if (take_here(&k))
+		return;
+	if (kernelq_take(k.c, cpu))
+		return;
+	if (!wants && steal(&k))
+		return;
+	if (wants && !forced) {
+		count_on(k.c, refilled);
+		refill(prev, w ? worker_slice(w) : KERNEL_SLICE_NS);
+		return;
+	}
+	if (scx_bpf_dsq_move_to_local(PARK(cpu), 0))
+		return;
+	if (!wants)
+		idle_retry(k.c, cpu);
+}
+
+#endif /* __UMCG_DISPATCH_BPF_H */

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * edges: the callbacks in which a state word changes, and nowhere else.
+ *
+ * Does:    runnable, running, stopping, quiescent: the edge, the charge, what
+ *          wakers may read of the running worker, block notices; tick.
+ * State:   words, umcg_task, umcg_cpu.cur_*, claims, umcg_pending.
+ * Called from: the ops of the same names, with the task's rq lock; also under
+ *          bypass and for tasks that skip select_cpu, enqueue and dispatch.
+ * Races:   attribute changes call stopping, quiescent, runnable, running in a
+ *          row without SLEEP or WAKEUP: no edge to BLOCKED comes of them.
+ * Counters: switches, blocks, wakes, exits, preempt_tick, preempt_forced.
+ */
+#ifndef __UMCG_EDGES_BPF_H
+#define __UMCG_EDGES_BPF_H
+
+#include "dispatch.bpf.h"
+
+static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
+{
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_worker *w;
+	u64 old, now;
+
+	if (!t || t->kind != UMCG_K_WORKER)
+		return;
+	w = worker_rec(t->idx);
+	if (!w)
+		return;
+	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
+		return;
+	now = umcg_now();
+	t->woke_ns = now;
+	old = word_move(&w->word, &w->since_ns,
+			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
+			UMCG_RUNNABLE, now);
+	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
+		count(wakes);
+}
+
+/* What wakers on other CPUs read when they ask whom they could preempt. */
+static __always_inline void publish_current(struct umcg_cpu *c,
+					    struct umcg_task *t,
+					    struct umcg_worker *w, u32 weight,
+					    u64 now)
+{
+	c->cur_v = t->v + bias_of(w);
+	c->cur_start_ns = now;
+	c->cur_quiet_ns = t->quiet_ns;
+	c->cur_weight = weight;
+	c->cur_avg_ns = t->avg_ns;
+	c->cur_burst_ns = t->burst_ns;
+	c->cur_class = w->class_;
+	c->cur_idx = t->idx;
+}
+
+static __always_inline void running_worker(struct task_struct *p,
+					   struct umcg_task *t,
+					   struct umcg_cpu *c, s32 cpu, u64 now)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 old, since;
+
+	if (!w)
+		return;
+	since = w->since_ns;
+	old = word_move(&w->word, &w->since_ns,
+			FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE), UMCG_RUNNING, now);
+	if (word_state(old) == UMCG_RUNNABLE && now > since)
+		w->wait_ns += now - since;
+	claim_drop(w);
+
+	idle_account(c, t);
+	t->parked_ns = 0;
+	t->yielded = 0;
+	clock_move(t, cpu);
+	if (key_before(c->vnow, t->v))
+		c->vnow = t->v;
+	w->weight = worker_weight(p, w);
+	publish_current(c, t, w, w->weight, now);
+	count_on(c, switches);
+}
+
+static __always_inline void edge_running(struct task_struct *p)
+{
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_cpu *c = cpu_rec(cpu);
+	u64 now = umcg_now();
+
+	c->preempting = 0;
+	c->idle_tries = 0;
+	c->picked_ns = now;
+	c->cur_idx = 0;
+	c->run_exec = p->se.sum_exec_runtime;
+	if (!t)
+		return;
+	pending_lower(t);
+	if (t->kind == UMCG_K_WORKER)
+		running_worker(p, t, c, cpu, now);
+	else if (t->kind == UMCG_K_SERVER)
+		server_running(t, now);
+}
+
+static __always_inline void stopping_worker(struct task_struct *p,
+					    struct umcg_task *t,
+					    struct umcg_cpu *c, bool runnable,
+					    u64 now)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 flags = UMCG_F_PREEMPTED;
+
+	if (!w)
+		return;
+	t->quiet_ns = quiet_now(c, now);
+	charge(p, t, w, c);
+	c->cur_idx = 0;
+	if (!runnable)
+		return;
+	t->keeps_place = !t->yielded && now - c->picked_ns < worker_slice(w);
+	if (t->yielded) {
+		/* Behind those that wait already, or a yield would change nothing. */
+		if (key_before(t->v, c->vnow))
+			t->v = c->vnow;
+		flags = UMCG_F_YIELDED;
+	}
+	if (request_stands(w)) {
+		w->request = 0;
+		t->keeps_place = 0;
+		count_on(c, preempt_forced);
+	}
+	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
+		  UMCG_RUNNABLE | flags, now);
+}
+
+static __always_inline void edge_stopping(struct task_struct *p, bool runnable)
+{
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_cpu *c = cpu_rec(scx_bpf_task_cpu(p));
+
+	if (t && t->kind == UMCG_K_WORKER)
+		stopping_worker(p, t, c, runnable, umcg_now());
+	else if (t && t->kind == UMCG_K_SERVER)
+		server_stopping(p, t, runnable, c, umcg_now());
+	else
+		kernelq_charge(p, c, p->se.sum_exec_runtime - c->run_exec);
+}
+
+/* The agent hears of a block when the average has moved by a factor of two. */
+static __always_inline void tell_block(struct umcg_task *t, struct umcg_worker *w,
+				       s32 cpu, u64 now)
+{
+	struct umcg_server *s;
+	u32 told = w->told_avg_ns;
+
+	if (!umcg_history)
+		return;
+	if (terms_valid(w) && t->avg_ns < 2 * told && told < 2 * t->avg_ns)
+		return;
+	w->told_avg_ns = t->avg_ns;
+	s = server_rec(cpu);
+	if (s)
+		list_push(s, &s->blocked, cpu, w, t->idx, now);
+}
+
+static __always_inline u64 block_flags(struct task_struct *p)
+{
+	struct pt_regs *regs;
+
+	if (p->__state & (__TASK_STOPPED | __TASK_TRACED))
+		return UMCG_F_STOPPED;
+	regs = (struct pt_regs *)bpf_task_pt_regs(p);
+	return regs && (s64)BPF_CORE_READ(regs, orig_ax) == -1 ? UMCG_F_FAULT : 0;
+}
+
+static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
+{
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_worker *w;
+	u64 now = umcg_now();
+
+	if (!t)
+		return;
+	pending_lower(t);
+	t->parked_ns = 0;
+	if (t->kind == UMCG_K_SERVER && (deq_flags & SCX_DEQ_SLEEP)) {
+		server_quiescent(p, t, now);
+		return;
+	}
+	if (t->kind != UMCG_K_WORKER)
+		return;
+	w = worker_rec(t->idx);
+	if (!w)
+		return;
+	claim_drop(w);
+	if (!(deq_flags & SCX_DEQ_SLEEP))
+		return;
+
+	burst_end(t, w);
+	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
+		  UMCG_BLOCKED | block_flags(p), now);
+	count(blocks);
+	if (p->__state & TASK_DEAD) {
+		/* 6.16-6.18 call exit_task at the last put: hold no reference. */
+		worker_forget_task(t->idx);
+		return;
+	}
+	tell_block(t, w, scx_bpf_task_cpu(p), now);
+}
+
+static __always_inline void edge_tick(struct task_struct *p)
+{
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_worker *w;
+	u64 now;
+
+	learn_irq_mask();
+	if (!c->cur_idx)
+		return;
+	now = umcg_now();
+	c->dispatch_ns = now;	/* this CPU is ours: no higher class holds it */
+	w = worker_rec(c->cur_idx);
+	if (w && request_stands(w)) {
+		scx_bpf_task_set_slice(p, 0);
+		return;
+	}
+	if (!c->want || quiet_now(c, now) < HOG_NS)
+		return;
+	c->want = 0;
+	if (!scx_bpf_dsq_nr_queued(PARK(cpu)))
+		return;
+	count_on(c, preempt_tick);
+	scx_bpf_task_set_slice(p, 0);
+}
+
+#endif /* __UMCG_EDGES_BPF_H */

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * idle: no CPU sleeps while a worker that it may run is parked.
+ *
+ * Does:    1. enqueue raises umcg_pending, then looks for an idle CPU to kick;
+ *          2. a CPU about to sleep looks at umcg_pending after the kernel has
+ *             set its idle bit, and kicks itself while it is above zero;
+ *          3. the timer looks at idle CPUs once more.
+ * State:   umcg_pending, umcg_task.pending, umcg_cpu.idle_*.
+ * Called from: enqueue, running, dequeue, update_idle, dispatch, timer.
+ * Races:   enqueue on A                | CPU B goes idle
+ *            pending++ (full barrier)  |   idle bit set
+ *            idle bit of B?            |   full barrier
+ *            insert takes effect       |   update_idle: pending > 0 -> kick B
+ *          A sees B idle and kicks it, or B sees pending. The insert takes effect
+ *          only after enqueue returns, so B may look too early: it tries
+ *          IDLE_TRIES times, each an interrupt later, then the timer looks.
+ * Never:   kicks for ever: pending may count workers that B may not run.
+ * Counters: kick_idle, idle_retry, idle_found, idle_work_ns.
+ */
+#ifndef __UMCG_IDLE_BPF_H
+#define __UMCG_IDLE_BPF_H
+
+#include "record.bpf.h"
+
+#define IDLE_TRIES 4
+
+static __always_inline void pending_raise(struct umcg_task *t)
+{
+	if (t->pending)
+		return;
+	t->pending = 1;
+	__sync_fetch_and_add(&umcg_pending, 1);
+}
+
+static __always_inline void pending_lower(struct umcg_task *t)
+{
+	if (!t->pending)
+		return;
+	t->pending = 0;
+	__sync_fetch_and_add(&umcg_pending, -1);
+}
+
+static __always_inline bool pending_any(void)
+{
+	return READ_ONCE(umcg_pending) > 0;
+}
+
+/* @p was parked on a busy CPU: is there another one that can take it? */
+static __always_inline void kick_idle_for(struct task_struct *p)
+{
+	s32 cpu;
+
+	if (p->nr_cpus_allowed == 1)
+		return;
+	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	if (cpu < 0)
+		return;
+	count(kick_idle);
+	scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+/* The end of a dispatch that found nothing, and the entry to idle. */
+static __always_inline void idle_retry(struct umcg_cpu *c, s32 cpu)
+{
+	if (!pending_any()) {
+		c->idle_tries = 0;
+		return;
+	}
+	if (c->idle_tries >= IDLE_TRIES)
+		return;
+	c->idle_tries++;
+	count_on(c, idle_retry);
+	scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,
+					 u64 now)
+{
+	if (!idle) {
+		c->idle_start_ns = c->idle_since_ns;
+		c->idle_end_ns = now;
+		c->idle_since_ns = 0;
+		return;
+	}
+	c->idle_since_ns = now;
+	c->cur_idx = 0;
+	idle_retry(c, cpu);
+}
+
+/* Work conservation, measured: @t waited while the CPU it starts on was idle. */
+static __always_inline void idle_account(struct umcg_cpu *c, struct umcg_task *t)
+{
+	u64 from = t->parked_ns, start = c->idle_start_ns, end = c->idle_end_ns;
+
+	c->idle_start_ns = 0;
+	if (!from || !start)
+		return;
+	if (from < start)
+		from = start;
+	if (end <= from)
+		return;
+	count_add(c, idle_work_ns, end - from);
+	if (end - from > c->max_idle_work_ns)
+		c->max_idle_work_ns = end - from;
+}
+
+#endif /* __UMCG_IDLE_BPF_H */

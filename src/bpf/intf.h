@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The one source of everything that BPF and user space share: state words,
+ * records, lists, rings, requests and counters. C includes it; Rust reads it
+ * through bindgen (umcg/src/intf.rs, checked for drift by `cargo xtask tidy`).
+ *
+ * Kernel-written and user-written fields never share a cache line. Types are
+ * prefixed umcg_ because vmlinux.h holds the kernel's own `struct worker`.
+ */
+#ifndef __UMCG_INTF_H
+#define __UMCG_INTF_H
+
+#ifndef __VMLINUX_H__
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef int s32;
+typedef unsigned long long u64;
+typedef long long s64;
+#endif
+
+#define UMCG_ABI 1
+
+enum umcg_limits {
+	UMCG_MAX_CPUS = 512,		/* power of two: indexes are masked */
+	UMCG_MAX_WORKERS = 65536,	/* power of two; record 0 is never used */
+	UMCG_STAGE_SLOTS = 64,		/* ring slots per server, power of two */
+	UMCG_PUSH_TRIES = 16,		/* failed cmpxchg before `resync` is set */
+};
+
+/*
+ * State word, one aligned u64 per worker and per server.
+ *
+ *   63                               16 15      8 7       0
+ *   +----------------------------------+---------+---------+
+ *   | 48 bits of CLOCK_MONOTONIC ns    |  flags  |  state  |
+ *   +----------------------------------+---------+---------+
+ *
+ * writers: BPF only, by cmpxchg, at the edges below. Readers: anybody.
+ * New time = max(now, old time + 1), so each value is a unique tag of its
+ * transition: comparing tags sorts out every race, there is no ABA.
+ * 2^48 ns wrap after 3.26 days; `since_ns` beside the word is the full time.
+ *
+ *   edge                     set in, and only there
+ *   BLOCKED|IDLE -> RUNNABLE  ops.runnable with SCX_ENQ_WAKEUP
+ *   RUNNABLE -> RUNNING       ops.running
+ *   RUNNING -> RUNNABLE       ops.stopping(runnable): preempted, yielded
+ *   RUNNING -> BLOCKED|IDLE   ops.quiescent with SCX_DEQ_SLEEP
+ *   any -> NONE               ops.disable: exit, class change, unload
+ *   NONE -> any               the first edge that is seen of a task
+ *
+ * Source: the packing is Oskolkov's of 2021-07-13 (6 bytes of time, 2 of
+ * state); the states are those of Zijlstra's RFC of 2021-12-14 plus IDLE.
+ */
+enum umcg_state {
+	UMCG_NONE = 0,
+	UMCG_RUNNING = 1,
+	UMCG_RUNNABLE = 2,
+	UMCG_BLOCKED = 3,
+	UMCG_IDLE = 4,
+	UMCG_NR_STATES = 5,
+
+	UMCG_STATE_MASK = 0xff,
+	UMCG_F_PREEMPTED = 0x100,	/* RUNNABLE: forced off, slice or request */
+	UMCG_F_YIELDED = 0x200,		/* RUNNABLE: gave the CPU up */
+	UMCG_F_FAULT = 0x400,		/* BLOCKED: in a page fault, not a system call */
+	UMCG_F_STOPPED = 0x800,		/* BLOCKED: by SIGSTOP, ptrace or the freezer */
+	UMCG_F_RESCUED = 0x1000,	/* RUNNING: released by the relief valve */
+	UMCG_FLAGS_MASK = 0xff00,
+	UMCG_TIME_SHIFT = 16,
+};
+
+/*
+ * Worker record. line 0 is written by BPF alone; line 1 holds the link, the
+ * claim and the request; line 2 is written by the agent alone.
+ *
+ * `queued`/`next`: the worker's one list link, see struct umcg_list.
+ * `claim`: (server + 1) << 48 | low 48 bits of the tag, 0 = free. Says "this
+ *   server runs that worker". writers: BPF takes it by cmpxchg 0 -> claim,
+ *   gives it back by cmpxchg claim -> 0; ops.running consumes it, ops.enqueue
+ *   and ops.quiescent drop it. model: loom_claim_vs_claim.
+ * `request`: the word of the RUNNING stint that has to end, 0 = none. Set by
+ *   kick programs and the quantum timer, stands until it is met or the word
+ *   has moved on; it can never hit a later stint.
+ */
+struct umcg_worker {
+	u64 word;
+	u64 since_ns;		/* full CLOCK_MONOTONIC time of the last edge */
+	u64 run_ns;		/* CPU time used since it became a worker */
+	u64 wait_ns;		/* time spent RUNNABLE */
+	u64 key;		/* its place in the kernel's order */
+	u32 gen;		/* odd while in use; +1 at each alloc and free */
+	s32 pid;
+	u32 avg_ns;		/* EWMA of the CPU time between two sleeps */
+	u32 burst_ns;		/* CPU time since it last slept */
+
+	u64 claim __attribute__((aligned(64)));
+	u64 request;
+	u32 queued;		/* 0, or 1 + the server that owns the link */
+	u32 next;		/* index of the next worker on the list, 0 = end */
+	u32 home;		/* server it was last parked on */
+	u32 weight;		/* 1..10000, 100 = nice 0 */
+	u32 told_avg_ns;	/* avg_ns when the agent was last told */
+	u32 pad1;
+
+	s64 bias_ns __attribute__((aligned(64)));	/* added to the key */
+	u64 own_key;		/* the key itself where the policy orders alone */
+	u32 weight_pct;		/* scales the weight, 0 = 100 % */
+	u32 slice_us;		/* 0 = the default slice */
+	u32 class_;		/* enum umcg_class */
+	u32 told_gen;		/* generation that the agent wrote these for */
+};
+
+enum umcg_class {
+	UMCG_CLASS_NORMAL = 0,
+	UMCG_CLASS_BATCH = 1,	/* never preempts on wake-up */
+	UMCG_CLASS_IDLE = 2,	/* always preempted on wake-up */
+};
+
+/*
+ * struct umcg_list: workers that a server has to look at.   owner: its thread
+ * writers: BPF pushes (cmpxchg on head); the server takes all (xchg -> 0).
+ * linked iff worker.queued != 0: set (cmpxchg 0 -> 1 + server) before the push,
+ *   cleared by the server after the take. It names the list's owner.
+ * order: push publishes ->next; take acquires. Clearing `queued` is a full
+ *   barrier, and the server re-reads the word after it.
+ * no lost wake: the pusher writes the word, then tries `queued`. Either it sees
+ *   `queued` clear and links, or the server's re-read sees the new word. Both
+ *   at once is harmless: the list entry is a hint, the word is the truth.
+ * bound: one link per worker, whatever the list. After UMCG_PUSH_TRIES lost
+ *   cmpxchg the pusher clears `queued`, sets `resync` and gives up: the server
+ *   then walks the records of its home.
+ * model: loom_list_push_vs_drain
+ */
+struct umcg_list {
+	u64 head;		/* index of the newest worker, 0 = empty */
+};
+
+/*
+ * Staged ring: the server's next choices, oldest first.
+ * slot = (index << 32 | gen's low 8 bits << 24 | 24 bits of the word's tag), 0 = free.
+ * writers: the server stores 0 -> choice at `tail`; any CPU takes choice -> 0
+ *   by xchg, the server recalls the same way. So a choice is taken once.
+ * `head` is only a hint where to look first; `tail` belongs to the server.
+ * no lost choice: a slot is reused only when it reads 0.
+ * model: loom_ring_take_vs_recall
+ */
+struct umcg_ring {
+	u64 head __attribute__((aligned(64)));	/* BPF */
+	u64 tail __attribute__((aligned(64)));	/* server */
+	u64 slot[UMCG_STAGE_SLOTS] __attribute__((aligned(64)));
+};
+
+/*
+ * Server record. One per CPU of the system group.
+ *
+ * Sleep protocol: server: asleep = 1; full barrier; looks at its lists and
+ * `must` once more; sleeps. BPF: makes the work visible; full barrier;
+ * xchg(asleep, 0): who gets the 1 writes one message. A failed output puts the
+ * 1 back and sets `must`, the timer tries again. model: loom_sleep_vs_wake
+ */
+struct umcg_server {
+	u64 word;		/* line 0: BPF */
+	u64 since_ns;
+	s32 tid;
+	u32 parked;		/* on its DSQ, by its own wish */
+	u64 parked_ns;
+	u64 unread_ns;		/* when the oldest unread notice was pushed, 0 = none */
+	u64 ran_ns;		/* when it was last given a CPU */
+	u32 must;		/* it has to run at the next dispatch */
+	u32 absent;		/* needed, and could not be had */
+
+	struct umcg_list runnable __attribute__((aligned(64)));
+	struct umcg_list blocked;
+	u32 resync;		/* a push failed: walk the records */
+	u32 unread;		/* notices since the last take, a hint */
+	u32 asleep;
+
+	u32 epoch __attribute__((aligned(64)));	/* line 2: server; +1 per turn */
+	u32 backlog;		/* workers that its policy still holds */
+	u64 worst_key;		/* of what it has staged */
+
+	struct umcg_ring ring;
+};
+
+/* Counters: one cell per CPU and counter, summed by the reader. */
+#define UMCG_COUNTERS(X)							\
+	X(switches, "workers put on a CPU")					\
+	X(contended, "of these, with two or more waiting")			\
+	X(staged, "contended switches to a worker that a server staged")	\
+	X(by_key, "contended switches by key")					\
+	X(absent, "contended switches in kernel order for an absent server")	\
+	X(stolen, "switches to a worker parked at another server")		\
+	X(direct, "workers that went straight to an idle CPU")			\
+	X(sync_local, "wake-ups kept on the waker's CPU")			\
+	X(preempt_wake, "wake-ups that preempted the running worker")		\
+	X(preempt_tick, "running workers preempted by the tick for a waiter")	\
+	X(preempt_forced, "forced RUNNING to RUNNABLE by kick or quantum")	\
+	X(kick_missed, "requests that hit somebody else, who was let go on")	\
+	X(kept, "running workers whose key was still the earliest")		\
+	X(refilled, "lone workers whose slice was refilled")			\
+	X(rotated, "heads taken from a longer neighbour")			\
+	X(activations, "servers given a CPU")					\
+	X(server_wakes, "sleeping servers woken by a message")			\
+	X(server_wake_fail, "messages to a sleeping server that failed")	\
+	X(blocks, "edges RUNNING to BLOCKED or IDLE")				\
+	X(wakes, "edges BLOCKED or IDLE to RUNNABLE")				\
+	X(exits, "workers that ended while BLOCKED or by exiting")		\
+	X(edge_illegal, "edges that the state machine does not allow")		\
+	X(word_race, "lost cmpxchg on a state word")				\
+	X(lst_push, "workers linked on a server's list")			\
+	X(lst_dup, "pushes skipped: already linked")				\
+	X(lst_race, "lost cmpxchg on a list head")				\
+	X(lst_resync, "pushes given up: the server walks the records")		\
+	X(ring_stale, "staged choices that were no longer true")		\
+	X(ring_retry, "staged choices not yet on their queue: put back")	\
+	X(ring_head, "staged choices passed over for an earlier head")		\
+	X(claim_lost, "claims that another server held")			\
+	X(rescued, "workers released by the relief valve")			\
+	X(kick_idle, "idle CPUs kicked for a parked worker")			\
+	X(idle_retry, "CPUs that looked again before they went idle")		\
+	X(idle_found, "idle CPUs with allowed work found by the timer")		\
+	X(idle_work_ns, "time idle while a worker that then ran here waited")	\
+	X(busy_ns, "time that workers ran")					\
+	X(server_ns, "time that servers ran")					\
+	X(kthread_local, "per-CPU kernel threads put in front")			\
+	X(kernel_fair, "tasks run from the kernel-fair queue")			\
+	X(anonymous, "tasks without a record")					\
+	X(alloc_fail, "records that could not be had")				\
+	X(yields, "voluntary yields of workers")				\
+	X(mig_disabled, "migration-disabled tasks enqueued")			\
+	X(enq_last, "enqueues as the last runnable task")			\
+	X(bad_hint, "bad values read from the agent's side")			\
+	X(moved_class, "servers moved off a CPU held by a higher class")
+
+enum umcg_counter {
+#define X(name, desc) UMCG_C_##name,
+	UMCG_COUNTERS(X)
+#undef X
+	UMCG_NR_COUNTERS
+};
+
+/* Per-CPU record: BPF writes it, `status` maps it read-only. */
+struct umcg_cpu {
+	/* the worker that runs here; read by wakers on other CPUs */
+	u64 cur_v;
+	u64 cur_start_ns;
+	u64 cur_quiet_ns;
+	u64 last_wake_ns;	/* the running task last woke somebody */
+	u32 cur_weight;
+	u32 cur_avg_ns;
+	u32 cur_burst_ns;
+	u32 cur_idx;		/* record of the running worker, 0 = none */
+	u32 preempting;		/* a preemption by key is under way */
+	u32 cur_class;
+
+	/* this CPU's clock and queues */
+	u64 vnow __attribute__((aligned(64)));
+	u64 idle_since_ns;	/* 0 = busy */
+	u64 idle_start_ns;	/* the last idle period, until somebody ran after it */
+	u64 idle_end_ns;
+	u64 picked_ns;
+	u64 dispatch_ns;	/* last ops.dispatch */
+	u64 run_exec;		/* sum_exec_runtime of the running one when it started */
+	u64 kq_ns;		/* CPU time of the kernel-fair queue */
+	u64 wk_ns;		/* CPU time of workers */
+	u64 max_idle_work_ns;
+	u32 want;		/* a short wakee waits: let the tick look */
+	u32 idle_tries;
+	u32 kick_idx;		/* whom the last kick was for, 0 = nobody */
+	u32 offline;
+	u64 act_ns;		/* last activation of the server here */
+	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
+};
+
+/* Argument of the SYSCALL programs. */
+struct umcg_call {
+	u32 index;
+	u32 gen;
+	s32 ret;
+	u32 epoch;
+};
+
+#endif /* __UMCG_INTF_H */

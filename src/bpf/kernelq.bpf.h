@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * kernelq: tasks that no server decides about.
+ *
+ * Does:    1. per-CPU kernel threads go straight to the local queue, in front:
+ *             timers, RCU and migration hang on them, and on a wake-up they
+ *             preempt, for waiting at the head still costs a slice;
+ *          2. unbound kernel threads, io_uring and vhost threads and anonymous
+ *             tasks share a queue per CPU, fair among themselves by CPU time,
+ *             and as a whole against the workers: at most half while both wait.
+ * State:   p->scx.dsq_vtime (v here), umcg_cpu.kq_ns/wk_ns.
+ * Called from: enqueue, dispatch, stopping.
+ * Never:   SCX_DSQ_GLOBAL, which the kernel drains before it asks us.
+ * Counters: kthread_local, kernel_fair, anonymous.
+ */
+#ifndef __UMCG_KERNELQ_BPF_H
+#define __UMCG_KERNELQ_BPF_H
+
+#include "idle.bpf.h"
+
+#define KERNEL_SLICE_NS (2 * NSEC_PER_MSEC)
+
+static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
+					    u64 enq_flags)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	u64 v = p->scx.dsq_vtime, lag = umcg_slice_ns;
+
+	if (is_percpu_kthread(p)) {
+		count(kthread_local);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns,
+				   enq_flags & SCX_ENQ_WAKEUP ?
+				   SCX_ENQ_PREEMPT : SCX_ENQ_HEAD);
+		return;
+	}
+	v = clamp_key(v, c->kq_ns - lag, c->kq_ns + lag);
+	scx_bpf_dsq_insert_vtime(p, KERNELQ(cpu), KERNEL_SLICE_NS, v, 0);
+	if (c->idle_since_ns)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	else
+		kick_idle_for(p);
+}
+
+/* Whose turn is it on @c, when both wait? A side cannot bank idle time. */
+static __always_inline bool kernelq_turn(struct umcg_cpu *c)
+{
+	s64 ahead = c->kq_ns - c->wk_ns;
+
+	if (ahead < -(s64)umcg_slice_ns)
+		c->kq_ns = c->wk_ns - umcg_slice_ns;
+	else if (ahead > (s64)umcg_slice_ns)
+		c->wk_ns = c->kq_ns - umcg_slice_ns;
+	return (s64)(c->kq_ns - c->wk_ns) <= 0;
+}
+
+static __always_inline bool kernelq_take(struct umcg_cpu *c, s32 cpu)
+{
+	if (!scx_bpf_dsq_move_to_local(KERNELQ(cpu), 0))
+		return false;
+	count_on(c, kernel_fair);
+	return true;
+}
+
+static __always_inline void kernelq_charge(struct task_struct *p,
+					   struct umcg_cpu *c, u64 used)
+{
+	if (is_percpu_kthread(p))
+		return;
+	c->kq_ns += used;
+	p->scx.dsq_vtime += used * 100 / (p->scx.weight ?: 1);
+}
+
+#endif /* __UMCG_KERNELQ_BPF_H */

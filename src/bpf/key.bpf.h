@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * key: the order of workers that BPF keeps by itself.
+ *
+ * Does:    1. charge: weighted virtual time v by the CPU time really used;
+ *          2. place: a waker's v stays within LAG of its CPU's clock;
+ *          3. move: v goes from one CPU's clock to another's;
+ *          4. key: v plus the agent's bias, or the policy's own key, or arrival;
+ *          5. beaten: may this wakee preempt what runs there?
+ * State:   umcg_task.v/avg/burst/quiet/exec, umcg_cpu.vnow and cur_*.
+ * Called from: select_cpu (place, beaten), enqueue, dispatch, running, stopping,
+ *          quiescent, tick.
+ * Races:   cur_* are read by wakers without a lock: a wrong answer preempts or
+ *          spares once, v decides the rest.
+ *
+ * Why one clock per CPU: with one for all, a pair that ping-pongs beside a hog
+ * on a contended CPU is clamped up to a clock that a free CPU drives, and
+ * starves. Why "quiet" (CPU time since it slept or woke somebody) and not the
+ * time since it was picked: that restarts at each pick, so a short wakee behind
+ * a resumed hog would wait a whole slice. docs/design.md#fair has the figures.
+ */
+#ifndef __UMCG_KEY_BPF_H
+#define __UMCG_KEY_BPF_H
+
+#include "record.bpf.h"
+
+#define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank, or owe */
+#define HOG_NS (2 * NSEC_PER_MSEC)	/* quiet for so long: may be preempted */
+#define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
+#define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
+#define SHORT_RATIO 4
+
+static __always_inline u32 sat_add32(u32 a, u64 b)
+{
+	u64 sum = (u64)a + b;
+
+	return sum > 0xffffffffULL ? 0xffffffffU : (u32)sum;
+}
+
+/* Terms count only if the agent wrote them for this very task. */
+static __always_inline bool terms_valid(const struct umcg_worker *w)
+{
+	return READ_ONCE(w->told_gen) == w->gen;
+}
+
+static __always_inline u32 worker_weight(const struct task_struct *p,
+					 const struct umcg_worker *w)
+{
+	u64 weight = p->scx.weight;
+	u32 pct = terms_valid(w) ? READ_ONCE(w->weight_pct) : 0;
+
+	if (pct)
+		weight = weight * (pct > 10000 ? 10000 : pct) / 100;
+	return weight ? weight : 1;
+}
+
+static __always_inline u64 worker_slice(const struct umcg_worker *w)
+{
+	u32 us = terms_valid(w) ? READ_ONCE(w->slice_us) : 0;
+
+	if (!us)
+		return umcg_slice_ns;
+	if (us < 100 || us > 100000) {
+		count(bad_hint);
+		return umcg_slice_ns;
+	}
+	return us * NSEC_PER_USEC;
+}
+
+static __always_inline u64 bias_of(const struct umcg_worker *w)
+{
+	s64 bias = terms_valid(w) ? READ_ONCE(w->bias_ns) : 0;
+
+	if (bias > (s64)LAG_NS)
+		bias = LAG_NS;
+	if (bias < -(s64)LAG_NS)
+		bias = -(s64)LAG_NS;
+	return bias;
+}
+
+/* CPU time that was used but not charged yet. */
+static __always_inline u64 uncharged(const struct task_struct *p,
+				     const struct umcg_task *t)
+{
+	s64 d = p->se.sum_exec_runtime - t->exec;
+
+	return d > 0 ? d : 0;
+}
+
+static __always_inline void charge(const struct task_struct *p,
+				   struct umcg_task *t, struct umcg_worker *w,
+				   struct umcg_cpu *c)
+{
+	u64 used = uncharged(p, t);
+
+	t->exec = p->se.sum_exec_runtime;
+	t->v += used * 100 / worker_weight(p, w);
+	t->burst_ns = sat_add32(t->burst_ns, used);
+	w->run_ns += used;
+	w->burst_ns = t->burst_ns;
+	c->wk_ns += used;
+	count_add(c, busy_ns, used);
+}
+
+/* A burst is over: fold it into the average. */
+static __always_inline void burst_end(struct umcg_task *t, struct umcg_worker *w)
+{
+	t->avg_ns = (3ULL * t->avg_ns + t->burst_ns) / 4;
+	t->burst_ns = 0;
+	t->quiet_ns = 0;
+	w->avg_ns = t->avg_ns;
+	w->burst_ns = 0;
+}
+
+static __always_inline u64 v_on(const struct umcg_task *t, s32 cpu)
+{
+	if (t->clock_cpu == cpu)
+		return t->v;
+	return t->v + cpu_rec(cpu)->vnow - cpu_rec(t->clock_cpu)->vnow;
+}
+
+static __always_inline void clock_move(struct umcg_task *t, s32 cpu)
+{
+	t->v = v_on(t, cpu);
+	t->clock_cpu = cpu;
+}
+
+static __always_inline void place(struct umcg_task *t, s32 cpu)
+{
+	u64 vnow = cpu_rec(cpu)->vnow;
+
+	clock_move(t, cpu);
+	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + LAG_NS);
+}
+
+static __always_inline u64 key_of(const struct umcg_task *t,
+				  const struct umcg_worker *w, u64 v, u64 now)
+{
+	switch (umcg_order) {
+	case UMCG_ORDER_OWN:
+		return terms_valid(w) ? READ_ONCE(w->own_key) : 1ULL << 40;
+	case UMCG_ORDER_ARRIVAL:
+		return now;
+	default:
+		return v + bias_of(w);
+	}
+}
+
+/* The key that the running @p has by now. */
+static __always_inline u64 key_now(const struct task_struct *p,
+				   const struct umcg_task *t,
+				   const struct umcg_worker *w, u64 now)
+{
+	u64 v = t->v + uncharged(p, t) * 100 / worker_weight(p, w);
+
+	return key_of(t, w, v, now);
+}
+
+static __always_inline u64 quiet_now(const struct umcg_cpu *c, u64 now)
+{
+	u64 start = c->cur_start_ns, wake = c->last_wake_ns;
+
+	if (wake > start)
+		return now - wake;
+	return c->cur_quiet_ns + (now - start);
+}
+
+/* A worker runs on @cpu, is a hog beside @t and behind it in virtual time. */
+static __always_inline bool beaten(const struct umcg_task *t,
+				   const struct umcg_worker *w, s32 cpu, u64 now)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	u32 cur_avg, weight;
+	u64 cur_v;
+
+	if (!c->cur_idx || c->preempting)
+		return false;
+	if (c->cur_class == UMCG_CLASS_IDLE && w->class_ != UMCG_CLASS_IDLE)
+		return true;
+	if (t->avg_ns > SHORT_NS || quiet_now(c, now) < HOG_NS)
+		return false;
+	cur_avg = c->cur_avg_ns > c->cur_burst_ns ? c->cur_avg_ns : c->cur_burst_ns;
+	cur_avg = sat_add32(cur_avg, now - c->cur_start_ns);
+	if (cur_avg < SHORT_RATIO * t->avg_ns)
+		return false;
+	weight = c->cur_weight ?: 100;
+	cur_v = c->cur_v + (now - c->cur_start_ns) * 100 / weight;
+	return key_before(v_on(t, cpu) + bias_of(w), cur_v);
+}
+
+#endif /* __UMCG_KEY_BPF_H */

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * park: where a runnable worker waits.
+ *
+ * Does:    1. a wakee that beat somebody goes to the local queue and preempts;
+ *          2. everybody else parks on PARK(home) by key; home is the owner of
+ *             its list link for a staged policy, else its CPU;
+ *          3. tells the server (staged: of each waiter, keyed: of newcomers);
+ *          4. a short wakee that could not preempt leaves a note for the tick.
+ * State:   umcg_task.parked_ns/pending, umcg_worker.home/key, umcg_cpu.want.
+ * Called from: ops.enqueue, with the rq lock.
+ * Races:   the insert takes effect after enqueue returns, so a server can stage
+ *          the worker before it is on PARK: dispatch puts such a choice back.
+ * Never:   parks a kernel thread.
+ * Counters: preempt_wake, mig_disabled, enq_last.
+ */
+#ifndef __UMCG_PARK_BPF_H
+#define __UMCG_PARK_BPF_H
+
+#include "claim.bpf.h"
+#include "idle.bpf.h"
+#include "kernelq.bpf.h"
+#include "list.bpf.h"
+#include "preempt.bpf.h"
+#include "wake.bpf.h"
+
+static __always_inline bool may_run_on(const struct task_struct *p, s32 cpu)
+{
+	if (scx_bpf_task_cpu(p) == cpu)
+		return true;
+	return !p->migration_disabled && bpf_cpumask_test_cpu(cpu, p->cpus_ptr);
+}
+
+static __always_inline u32 park_home(const struct task_struct *p,
+				     struct umcg_worker *w, s32 cpu)
+{
+	u32 owner;
+
+	if (!umcg_staged)
+		return cpu;
+	owner = READ_ONCE(w->queued);
+	if (!owner || owner > umcg_nr_cpus || !may_run_on(p, owner - 1))
+		return cpu;
+	return owner - 1;
+}
+
+/* A keyed policy hears of workers that it has not told its terms yet. */
+static __always_inline void park_tell(struct umcg_worker *w, u32 idx, u32 home,
+				      u64 now)
+{
+	struct umcg_server *s;
+
+	if (!umcg_staged && terms_valid(w))
+		return;
+	if (!umcg_staged && !umcg_history && umcg_order == UMCG_ORDER_FAIR)
+		return;
+	s = server_rec(home);
+	if (!s)
+		return;
+	list_push(s, &s->runnable, home, w, idx, now);
+	/* Earlier than something that is staged: the server has to recall that. */
+	if (umcg_staged && umcg_order == UMCG_ORDER_OWN && ring_peek(&s->ring) &&
+	    key_before(w->key, READ_ONCE(s->worst_key)))
+		WRITE_ONCE(s->must, 1);
+}
+
+static __always_inline void park(struct task_struct *p, struct umcg_task *t,
+				 struct umcg_worker *w, s32 cpu, u64 enq_flags,
+				 u64 now)
+{
+	u32 home = park_home(p, w, cpu);
+	struct umcg_cpu *c = cpu_rec(home);
+	u64 key;
+
+	if (enq_flags & SCX_ENQ_WAKEUP)
+		place(t, home);
+	else
+		clock_move(t, home);
+
+	/* Who was pushed aside before its slice was used up keeps its place. */
+	key = umcg_order == UMCG_ORDER_ARRIVAL && t->keeps_place ?
+		w->key : key_of(t, w, t->v, now);
+	t->keeps_place = 0;
+	w->key = key;
+	w->home = home;
+	t->parked_ns = now;
+	pending_raise(t);
+	scx_bpf_dsq_insert_vtime(p, PARK(home), worker_slice(w), key, 0);
+	park_tell(w, t->idx, home, now);
+
+	if ((enq_flags & SCX_ENQ_WAKEUP) && t->avg_ns <= SHORT_NS &&
+	    umcg_order == UMCG_ORDER_FAIR)
+		c->want = 1;
+	if (home != cpu && c->idle_since_ns)
+		scx_bpf_kick_cpu(home, SCX_KICK_IDLE);
+	else
+		kick_idle_for(p);
+}
+
+static __always_inline void enqueue_worker(struct task_struct *p,
+					   struct umcg_task *t, u64 enq_flags)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct umcg_cpu *c = cpu_rec(cpu);
+	u64 now = umcg_now();
+
+	if (!w)
+		return;
+	claim_drop(w);
+
+	if (t->preempt) {
+		t->preempt = 0;
+		if ((enq_flags & SCX_ENQ_WAKEUP) && !c->preempting) {
+			c->preempting = 1;
+			clock_move(t, cpu);
+			count(preempt_wake);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w),
+					   SCX_ENQ_PREEMPT);
+			return;
+		}
+	}
+	if (enq_flags & SCX_ENQ_LAST) {
+		count(enq_last);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+		return;
+	}
+	/* select_cpu was skipped: this is the first look at its idle CPU. */
+	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
+		mark_waker(bpf_get_smp_processor_id(), now);
+		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
+			place(t, cpu);
+			count(direct);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+			return;
+		}
+		if (p->nr_cpus_allowed == 1 && umcg_order == UMCG_ORDER_FAIR) {
+			place(t, cpu);
+			if (w->class_ == UMCG_CLASS_NORMAL && beaten(t, w, cpu, now)) {
+				c->preempting = 1;
+				count(preempt_wake);
+				scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
+						   worker_slice(w), SCX_ENQ_PREEMPT);
+				return;
+			}
+		}
+	}
+	park(p, t, w, cpu, enq_flags, now);
+}
+
+static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
+{
+	struct umcg_task *t = task_ctx(p);
+
+	if (t && t->kind == UMCG_K_SERVER) {
+		server_enqueue(p, t, enq_flags, umcg_now());
+		return;
+	}
+	/* Exiting tasks hold memory that others wait for, and no policy cares. */
+	if (t && t->kind == UMCG_K_WORKER &&
+	    !(umcg_staged && (p->flags & PF_EXITING))) {
+		enqueue_worker(p, t, enq_flags);
+		return;
+	}
+	if (enq_flags & SCX_ENQ_LAST) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, KERNEL_SLICE_NS, 0);
+		return;
+	}
+	if (!is_kernel_task(p))
+		count(anonymous);
+	kernelq_enqueue(p, scx_bpf_task_cpu(p), enq_flags);
+}
+
+#endif /* __UMCG_PARK_BPF_H */

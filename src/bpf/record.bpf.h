@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * record: who is who: worker records, generations, servers, task contexts.
+ *
+ * Does:    1. ops.init_task takes a record from the free list, or leaves the
+ *             task anonymous: it never makes fork fail;
+ *          2. ops.enable publishes the task pointer, ops.disable and the last
+ *             quiescent take it back;
+ *          3. ops.exit_task frees the record under its own generation.
+ * State:   workers[].gen (odd = in use), free list, task pointers.
+ * Races:   a ring or list entry carries (index, generation); a stale one finds
+ *          another generation. The task pointer is a kptr that readers use
+ *          under RCU. On 6.16-6.18 exit_task runs at the last put of the task,
+ *          so the pointer has to go before that: when the task is dead.
+ * Never:   a pid look-up on a hot path.
+ * Counters: anonymous, alloc_fail.
+ */
+#ifndef __UMCG_RECORD_BPF_H
+#define __UMCG_RECORD_BPF_H
+
+#include "base.bpf.h"
+
+enum umcg_kind {
+	UMCG_K_WORKER,
+	UMCG_K_SERVER,
+	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
+	UMCG_K_ANONYMOUS,	/* no record was left */
+};
+
+/* Private to BPF, found once per callback. */
+struct umcg_task {
+	u64 v;			/* virtual time, on the clock of clock_cpu */
+	u64 exec;		/* se.sum_exec_runtime at the last charge */
+	u64 quiet_ns;		/* CPU time since it slept or woke somebody */
+	u64 parked_ns;		/* 0 = not parked */
+	u64 woke_ns;		/* when it last became RUNNABLE by a wake-up */
+	u32 idx;
+	u32 gen;
+	u32 avg_ns;
+	u32 burst_ns;
+	s32 clock_cpu;
+	u32 server;
+	u8 kind;
+	u8 preempt;		/* select_cpu found somebody to preempt */
+	u8 pending;		/* counted in umcg_pending */
+	u8 yielded;
+	u8 keeps_place;		/* was pushed aside before its slice was used */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct umcg_task);
+} umcg_tasks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, UMCG_MAX_WORKERS);
+	__type(key, u32);
+	__type(value, struct umcg_worker);
+} umcg_workers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, UMCG_MAX_CPUS);
+	__type(key, u32);
+	__type(value, struct umcg_server);
+} umcg_servers SEC(".maps");
+
+struct umcg_task_ptr {
+	struct task_struct __kptr *task;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UMCG_MAX_WORKERS);
+	__type(key, u32);
+	__type(value, struct umcg_task_ptr);
+} umcg_task_ptrs SEC(".maps");
+
+/* Freed indexes, oldest first: the longest time until one is used again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, UMCG_MAX_WORKERS);
+	__type(value, u32);
+} umcg_free SEC(".maps");
+
+u32 umcg_fresh = 1;	/* indexes from here on were never used; 0 means none */
+
+static __always_inline struct umcg_task *task_ctx(struct task_struct *p)
+{
+	return bpf_task_storage_get(&umcg_tasks, p, 0, 0);
+}
+
+static __always_inline struct umcg_worker *worker_rec(u32 idx)
+{
+	return bpf_map_lookup_elem(&umcg_workers, &idx);
+}
+
+static __always_inline struct umcg_server *server_rec(u32 cpu)
+{
+	return bpf_map_lookup_elem(&umcg_servers, &cpu);
+}
+
+/* The task behind @idx, usable within this program run; NULL when it is gone. */
+static __always_inline struct task_struct *worker_task(u32 idx)
+{
+	struct umcg_task_ptr *slot = bpf_map_lookup_elem(&umcg_task_ptrs, &idx);
+
+	return slot ? slot->task : NULL;
+}
+
+static __always_inline void worker_forget_task(u32 idx)
+{
+	struct umcg_task_ptr *slot = bpf_map_lookup_elem(&umcg_task_ptrs, &idx);
+	struct task_struct *old;
+
+	if (!slot)
+		return;
+	old = bpf_kptr_xchg(&slot->task, NULL);
+	if (old)
+		bpf_task_release(old);
+}
+
+static __always_inline void worker_publish_task(u32 idx, struct task_struct *p)
+{
+	struct umcg_task_ptr *slot = bpf_map_lookup_elem(&umcg_task_ptrs, &idx);
+	struct task_struct *ref, *old;
+
+	if (!slot)
+		return;
+	ref = bpf_task_acquire(p);
+	if (!ref)
+		return;
+	old = bpf_kptr_xchg(&slot->task, ref);
+	if (old)
+		bpf_task_release(old);
+}
+
+static __always_inline u32 record_alloc(struct task_struct *p)
+{
+	struct umcg_worker *w;
+	u32 idx = 0;
+
+	if (umcg_fresh < UMCG_MAX_WORKERS)
+		idx = __sync_fetch_and_add(&umcg_fresh, 1);
+	if (!idx || idx >= UMCG_MAX_WORKERS) {
+		idx = 0;
+		if (bpf_map_pop_elem(&umcg_free, &idx) || !idx)
+			return 0;
+	}
+	w = worker_rec(idx);
+	if (!w)
+		return 0;
+
+	w->since_ns = umcg_now();
+	w->run_ns = w->wait_ns = w->key = 0;
+	w->avg_ns = w->burst_ns = w->told_avg_ns = 0;
+	w->claim = w->request = 0;
+	w->pid = p->pid;
+	w->weight = 100;
+	w->gen = (w->gen + 1) | 1;
+	return idx;
+}
+
+/* `queued` stays: the server clears it when it takes the list. */
+static __always_inline void record_free(u32 idx, u32 gen)
+{
+	struct umcg_worker *w = worker_rec(idx);
+
+	if (!w || w->gen != gen)
+		return;
+	w->gen = gen + 1;
+	w->pid = 0;
+	worker_forget_task(idx);
+	bpf_map_push_elem(&umcg_free, &idx, 0);
+}
+
+static __always_inline bool is_kernel_task(const struct task_struct *p)
+{
+	return p->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER);
+}
+
+static __always_inline bool is_percpu_kthread(const struct task_struct *p)
+{
+	return (p->flags & PF_KTHREAD) && p->nr_cpus_allowed == 1;
+}
+
+#endif /* __UMCG_RECORD_BPF_H */

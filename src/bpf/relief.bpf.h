@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * relief: the timer: nothing waits for ever, whatever the policy does.
+ *
+ * Does:    per CPU, each period: 1. an idle CPU beside parked work is kicked;
+ *          2. a server that parked for PARK_MAX runs once, to sleep for real;
+ *          3. the quantum: a forced preemption of who ran longer;
+ *          4. now and then, the workers with the largest keys: who waited for
+ *             longer than the budget is moved to HAND and counted as rescued.
+ * State:   umcg_timer; umcg_server.must; HAND queues.
+ * Called from: its own bpf_timer (softirq), armed only in ops.init and by itself.
+ * Races:   a worker that runs meanwhile is not on PARK any more: the move fails.
+ * Never:   moves to a local queue; runs fast on an idle machine.
+ * Counters: rescued, idle_found.
+ *
+ * The budget is a fifth of the watchdog's timeout, 2 s at most: far above any
+ * wait that the fair order brings, far below the ejection.
+ */
+#ifndef __UMCG_RELIEF_BPF_H
+#define __UMCG_RELIEF_BPF_H
+
+#include "edges.bpf.h"
+
+#define PERIOD_BUSY_NS (4 * NSEC_PER_MSEC)
+#define PERIOD_IDLE_NS (100 * NSEC_PER_MSEC)
+#define RELIEF_EVERY_NS (100 * NSEC_PER_MSEC)
+#define RELIEF_LOOK 128
+
+struct umcg_timer {
+	struct bpf_timer timer;
+	u64 relief_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct umcg_timer);
+} umcg_timers SEC(".maps");
+
+static __always_inline u64 relief_budget(void)
+{
+	u64 budget = umcg_timeout_ns / 5;
+
+	return budget < 2000 * NSEC_PER_MSEC ? budget : 2000 * NSEC_PER_MSEC;
+}
+
+/* The largest keys are at the end: that is where a policy starves. */
+static __always_inline void relief_sweep(s32 cpu, u64 now)
+{
+	struct task_struct *p;
+	int left = RELIEF_LOOK;
+
+	bpf_for_each(scx_dsq, p, PARK(cpu), SCX_DSQ_ITER_REV) {
+		struct umcg_task *t;
+		struct umcg_worker *w;
+
+		/* Unknown to the verifier, or it walks each count apart. */
+		__sink(left);
+		if (--left < 0)
+			break;
+		t = task_ctx(p);
+		if (!t || !t->parked_ns || now < t->parked_ns + relief_budget())
+			continue;
+		w = worker_rec(t->idx);
+		if (w)
+			claim_sweep(w);
+		if (!scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
+			continue;
+		count(rescued);
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+}
+
+static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+
+	if (READ_ONCE(s->parked) && now > s->parked_ns + PARK_MAX_NS) {
+		WRITE_ONCE(s->must, 1);
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+	if (READ_ONCE(s->asleep) && (READ_ONCE(s->must) ||
+	    READ_ONCE(s->unread) >= BATCH_NOTICES))
+		server_wake(s, cpu);
+	if (READ_ONCE(s->must) && c->idle_since_ns)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
+{
+	u32 idx = c->cur_idx;
+	struct umcg_worker *w;
+
+	if (!umcg_quantum_ns || !idx || now < c->picked_ns + umcg_quantum_ns ||
+	    !scx_bpf_dsq_nr_queued(PARK(cpu)))
+		return;
+	w = worker_rec(idx);
+	if (w)
+		request_preempt(w, idx, cpu);
+}
+
+/* Whether this CPU keeps the timer fast. */
+static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_server *s = server_rec(cpu);
+
+	if (s)
+		server_sweep(s, cpu, now);
+	quantum_sweep(c, cpu, now);
+	if (relief)
+		relief_sweep(cpu, now);
+	if (!c->idle_since_ns)
+		return 1;
+	c->idle_tries = 0;
+	if (pending_any()) {
+		count(idle_found);
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+	return 0;
+}
+
+static int relief_timer(void *map, int *key, struct umcg_timer *tm)
+{
+	u64 now = umcg_now(), period = PERIOD_IDLE_NS;
+	u32 relief = now > tm->relief_ns + RELIEF_EVERY_NS;
+	int cpu;
+
+	if (relief)
+		tm->relief_ns = now;
+	bpf_for(cpu, 0, umcg_nr_cpus)
+		if (sweep_cpu(cpu, now, relief))
+			period = PERIOD_BUSY_NS;
+	if (umcg_quantum_ns && period == PERIOD_BUSY_NS && umcg_quantum_ns < period)
+		period = umcg_quantum_ns;
+	bpf_timer_start(&tm->timer, period, 0);
+	return 0;
+}
+
+static __always_inline int relief_init(void)
+{
+	u32 key = 0;
+	struct umcg_timer *tm = bpf_map_lookup_elem(&umcg_timers, &key);
+
+	if (!tm)
+		return -ENOENT;
+	bpf_timer_init(&tm->timer, &umcg_timers, CLOCK_MONOTONIC);
+	bpf_timer_set_callback(&tm->timer, relief_timer);
+	return bpf_timer_start(&tm->timer, PERIOD_BUSY_NS, 0);
+}
+
+#endif /* __UMCG_RELIEF_BPF_H */

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * server: the agent's threads: when one runs, parks, sleeps and is missed.
+ *
+ * Does:    1. a server that yields parks on SERVER(cpu), runnable but not run;
+ *          2. dispatch gives it the CPU when server_needed() says so: this is
+ *             level-triggered, so no wake can be lost between its last look at
+ *             its lists and the parking;
+ *          3. one that sleeps for real is woken by one message per sleep;
+ *          4. one that is needed and cannot be had is absent: the kernel's order
+ *             serves its workers, visibly, until it runs again.
+ * State:   struct umcg_server; the sleep protocol stands there.
+ * Called from: enqueue, dispatch, running, stopping, quiescent, yield, timer.
+ * Races:   server about to sleep | BPF makes work
+ *            asleep = 1          |   push, or must = 1
+ *            full barrier        |   full barrier (the cmpxchg of the push)
+ *            looks at the lists  |   xchg(asleep, 0) == 1 -> message
+ *          One of the two sees the other.
+ * Never:   pins a server: SERVER(cpu) is drained by others when cpu is held by
+ *          a higher class or offline.
+ * Counters: activations, server_wakes, server_wake_fail, moved_class.
+ */
+#ifndef __UMCG_SERVER_BPF_H
+#define __UMCG_SERVER_BPF_H
+
+#include "record.bpf.h"
+#include "ring.bpf.h"
+
+#define GRACE_NS (2 * NSEC_PER_MSEC)
+#define GRACE_KEYED_NS (20 * NSEC_PER_MSEC)
+#define BATCH_NOTICES 64
+#define BATCH_NS (4 * NSEC_PER_MSEC)
+#define BATCH_WANT_NS (16 * NSEC_PER_MSEC)
+#define PARK_MAX_NS (3 * NSEC_PER_MSEC)
+#define HELD_NS (500 * NSEC_PER_MSEC)
+
+/* A sleeping server waits in epoll on its ring buffer. */
+struct umcg_bell {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_CPUS);
+	__type(key, u32);
+	__array(values, struct umcg_bell);
+} umcg_bells SEC(".maps");
+
+static __always_inline void server_wake(struct umcg_server *s, u32 cpu)
+{
+	u64 msg = cpu;
+	void *bell;
+
+	if (!READ_ONCE(s->asleep) || !umcg_xchg(&s->asleep, 0))
+		return;
+	bell = bpf_map_lookup_elem(&umcg_bells, &cpu);
+	if (bell && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
+		count(server_wakes);
+		return;
+	}
+	umcg_xchg(&s->asleep, 1);
+	WRITE_ONCE(s->must, 1);
+	count(server_wake_fail);
+}
+
+static __always_inline bool server_has_news(struct umcg_server *s)
+{
+	return READ_ONCE(s->runnable.head) || READ_ONCE(s->blocked.head) ||
+	       READ_ONCE(s->resync);
+}
+
+/* Is there anything that this server should decide now? */
+static __always_inline bool server_needed(struct umcg_server *s,
+					  struct umcg_cpu *c, u32 waiting, u64 now)
+{
+	u64 since = now - c->act_ns;
+
+	if (READ_ONCE(s->must))
+		return true;
+	if (umcg_staged) {
+		if (waiting < 2 || ring_peek(&s->ring))
+			return false;
+		return server_has_news(s) || READ_ONCE(s->backlog);
+	}
+	if (umcg_tick_ns && since >= umcg_tick_ns)
+		return true;
+	if (!server_has_news(s))
+		return false;
+	/* A short wakee waits for this CPU: the agent must not be in its way. */
+	if (c->want && waiting && since < BATCH_WANT_NS)
+		return false;
+	return READ_ONCE(s->unread) >= BATCH_NOTICES || since >= BATCH_NS;
+}
+
+/*
+ * Puts the server on this CPU. False: it is asleep (and woken now), blocked or
+ * stopped: the caller goes on without it.
+ */
+static __always_inline bool server_run(struct umcg_server *s, u32 cpu)
+{
+	if (scx_bpf_dsq_move_to_local(SERVER(cpu), 0))
+		return true;
+	server_wake(s, cpu);
+	return false;
+}
+
+static __always_inline bool server_absent(struct umcg_server *s, u64 now)
+{
+	u64 grace = umcg_staged ? GRACE_NS : GRACE_KEYED_NS;
+	u64 unread = READ_ONCE(s->unread_ns);
+
+	return word_state(READ_ONCE(s->word)) == UMCG_BLOCKED ||
+	       (unread && now - unread > grace && !READ_ONCE(s->parked));
+}
+
+static __always_inline void server_enqueue(struct task_struct *p,
+					   struct umcg_task *t, u64 enq_flags,
+					   u64 now)
+{
+	u32 cpu = t->server;
+	struct umcg_server *s = server_rec(cpu);
+	struct umcg_cpu *c = cpu_rec(cpu);
+
+	if (!s)
+		return;
+	if (t->yielded) {
+		t->yielded = 0;
+		WRITE_ONCE(s->parked_ns, now);
+		WRITE_ONCE(s->parked, 1);
+	} else {
+		WRITE_ONCE(s->must, 1);
+	}
+	scx_bpf_dsq_insert(p, SERVER(cpu), umcg_slice_ns, 0);
+	if (READ_ONCE(s->must) && c->idle_since_ns)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+static __always_inline void server_running(struct umcg_task *t, u64 now)
+{
+	u32 cpu = t->server;
+	struct umcg_server *s = server_rec(cpu);
+
+	if (!s)
+		return;
+	word_move(&s->word, &s->since_ns, FROM_ANY, UMCG_RUNNING, now);
+	WRITE_ONCE(s->parked, 0);
+	WRITE_ONCE(s->must, 0);
+	WRITE_ONCE(s->unread_ns, 0);
+	WRITE_ONCE(s->ran_ns, now);
+	WRITE_ONCE(s->absent, 0);
+	cpu_rec(cpu)->act_ns = now;
+	count(activations);
+}
+
+static __always_inline void server_stopping(const struct task_struct *p,
+					    struct umcg_task *t, bool runnable,
+					    struct umcg_cpu *c, u64 now)
+{
+	struct umcg_server *s = server_rec(t->server);
+
+	count_add(c, server_ns, p->se.sum_exec_runtime - t->exec);
+	t->exec = p->se.sum_exec_runtime;
+	if (s && runnable)
+		word_move(&s->word, &s->since_ns, FROM_ANY,
+			  t->yielded ? UMCG_IDLE : UMCG_RUNNABLE, now);
+}
+
+/* Asleep by its own wish is IDLE; anything else that stops it is BLOCKED. */
+static __always_inline void server_quiescent(const struct task_struct *p,
+					     struct umcg_task *t, u64 now)
+{
+	struct umcg_server *s = server_rec(t->server);
+	u64 state = UMCG_IDLE;
+
+	if (!s)
+		return;
+	if (p->__state & (__TASK_STOPPED | __TASK_TRACED))
+		state = UMCG_BLOCKED | UMCG_F_STOPPED;
+	else if (!READ_ONCE(s->asleep))
+		state = UMCG_BLOCKED;
+	word_move(&s->word, &s->since_ns, FROM_ANY, state, now);
+}
+
+#endif /* __UMCG_SERVER_BPF_H */

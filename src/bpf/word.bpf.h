@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * word: the state word and its edges.
+ *
+ * Does:    1. packs (time, flags, state) so that each value is unique;
+ *          2. moves a word along one edge, by cmpxchg, and keeps the books.
+ * State:   umcg_worker.word/since_ns/wait_ns, umcg_server.word/since_ns.
+ * Called from: runnable, running, stopping, quiescent, enable, disable: all
+ *          with the task's rq lock, so a lost cmpxchg means a bug or a future
+ *          second writer; it is retried and counted.
+ * Races:   none between edges of one task (rq lock). Readers see one u64.
+ * Counters: edge_illegal, word_race.
+ */
+#ifndef __UMCG_WORD_BPF_H
+#define __UMCG_WORD_BPF_H
+
+#include "base.bpf.h"
+
+#define UMCG_TIME_MASK ((1ULL << 48) - 1)
+
+static __always_inline u32 word_state(u64 word)
+{
+	return word & UMCG_STATE_MASK;
+}
+
+static __always_inline u64 word_time(u64 word)
+{
+	return word >> UMCG_TIME_SHIFT;
+}
+
+/* max(@now, old + 1) modulo 2^48; a word that was never set takes @now. */
+static __always_inline u64 word_next(u64 old, u64 now, u64 state)
+{
+	u64 t = word_time(old), n = now & UMCG_TIME_MASK;
+
+	if (old && (s64)((n - t) << UMCG_TIME_SHIFT) <= 0)
+		n = (t + 1) & UMCG_TIME_MASK;
+	return n << UMCG_TIME_SHIFT | state;
+}
+
+#define FROM(state) (1U << (state))
+#define FROM_ANY ((1U << UMCG_NR_STATES) - 1)
+
+/*
+ * Moves *@word to @state (with flags), from a state in @from. An edge from
+ * elsewhere is counted and made all the same: the kernel is right, we only
+ * misunderstood it. Returns the old word.
+ */
+static __always_inline u64 word_move(u64 *word, u64 *since_ns, u32 from,
+				     u64 state, u64 now)
+{
+	u64 old = READ_ONCE(*word), seen;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		seen = umcg_cmpxchg(word, old, word_next(old, now, state));
+		if (seen == old)
+			break;
+		count(word_race);
+		old = seen;
+	}
+	WRITE_ONCE(*since_ns, now);
+
+	if (unlikely(!(from & FROM(word_state(old) & 7)))) {
+		count(edge_illegal);
+		if (umcg_debug)
+			scx_bpf_error("word: %u -> %u is no edge",
+				      word_state(old), (u32)(state & 0xff));
+	}
+	return old;
+}
+
+#endif /* __UMCG_WORD_BPF_H */

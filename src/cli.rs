@@ -1,0 +1,151 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use umcg_policy::Decide;
+
+/// User-managed concurrency groups as the system scheduler.
+///
+/// BPF is the mechanism: it sees threads block and wake, keeps the waiting ones
+/// in order and switches between them. One server thread per CPU is the policy.
+/// Without a command it attaches and runs until Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "scx_umcg", disable_version_flag = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Flags of the daemon.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// What to do instead of running as the scheduler.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Commands that look at a running instance, or at the kernel.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show mode, queues and who decided; works while the agent is stopped.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell, line by line, what this kernel has and lacks.
+    Doctor,
+}
+
+/// Flags of the daemon.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Schedule only SCHED_EXT tasks, not every normal one.
+    #[arg(long)]
+    pub partial: bool,
+
+    /// Who orders waiting workers: fair (weighted shares) or fifo.
+    #[arg(long, default_value = "fair", value_name = "POLICY", value_parser = policy)]
+    pub policy: String,
+
+    /// Where decisions are made: key (terms ahead of time, BPF orders) or
+    /// staged (the server picks each next worker) [default: what the policy prefers].
+    #[arg(long, value_name = "HOW")]
+    pub decide: Option<Decide>,
+
+    /// CPU time per pick in microseconds (100..=100000), refilled when alone.
+    #[arg(long, default_value_t = 4000, value_name = "US",
+          value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    pub slice_us: u64,
+
+    /// Force a running worker off after so many microseconds while others wait
+    /// (100..=100000); 0 = off: only the slice counts.
+    #[arg(long, default_value_t = 0, value_name = "US", value_parser = quantum)]
+    pub quantum_us: u64,
+
+    /// Choices that a server stages per activation (1..=64).
+    #[arg(long, default_value_t = 8, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub stage: u32,
+
+    /// The kernel ejects the scheduler when a task waits so long, in
+    /// milliseconds (1000..=30000).
+    #[arg(long, default_value_t = 10_000, value_name = "MS",
+          value_parser = clap::value_parser!(u32).range(1000..=30_000))]
+    pub timeout_ms: u32,
+
+    /// Print statistics every SECS seconds while running.
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub stats: Option<f64>,
+
+    /// Only print the statistics of a running instance, every SECS seconds.
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub monitor: Option<f64>,
+
+    /// Describe the statistics and exit.
+    #[arg(long)]
+    pub help_stats: bool,
+
+    /// Say more; libbpf's messages too.
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Print version, target and exit.
+    #[arg(short = 'V', long)]
+    pub version: bool,
+}
+
+fn policy(value: &str) -> Result<String, String> {
+    umcg_policy::create(value, None, 1)
+        .map(|_| value.to_owned())
+        .map_err(|e| e.to_string())
+}
+
+fn quantum(value: &str) -> Result<u64, String> {
+    match value.parse() {
+        Ok(us @ (0 | 100..=100_000)) => Ok(us),
+        _ => Err(format!("{value}: not 0 (off) or within 100..=100000")),
+    }
+}
+
+fn seconds(value: &str) -> Result<f64, String> {
+    match value.parse::<f64>() {
+        Ok(s) if (0.1..=86_400.0).contains(&s) => Ok(s),
+        _ => Err(format!("{value}: not within 0.1..=86400 seconds")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("scx_umcg").chain(args.iter().copied()))
+    }
+
+    #[test]
+    fn flags_default_as_documented() {
+        let cli = parse(&[]).unwrap();
+        assert_eq!(cli.run.policy, "fair");
+        assert_eq!((cli.run.slice_us, cli.run.quantum_us), (4000, 0));
+        assert_eq!((cli.run.stage, cli.run.timeout_ms), (8, 10_000));
+        assert!(!cli.run.partial && cli.run.decide.is_none() && cli.command.is_none());
+    }
+
+    #[test]
+    fn flags_out_of_range_name_value_and_range() {
+        for (args, value, range) in [
+            (["--stage", "300"], "300", "1..=64"),
+            (["--slice-us", "99"], "99", "100..=100000"),
+            (["--quantum-us", "50"], "50", "100..=100000"),
+            (["--timeout-ms", "30001"], "30001", "1000..=30000"),
+            (["--stats", "0"], "0", "0.1..=86400"),
+            (["--policy", "fiffo"], "fiffo", "fifo"),
+            (["--decide", "both"], "both", "staged"),
+        ] {
+            let text = parse(&args).unwrap_err().to_string();
+            assert!(text.contains(value) && text.contains(range), "{args:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn flags_unknown_are_refused() {
+        assert!(parse(&["--polcy", "fair"]).is_err());
+        assert!(parse(&["--partial", "status"]).is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! What the running kernel has, found by looking, not by its version.
+
+use std::fs;
+use std::path::Path;
+
+use scx_utils::compat;
+
+use crate::exit::{Exit, Failure};
+
+const SYSFS: &str = "/sys/kernel/sched_ext";
+
+/// Reads a file of `/sys/kernel/sched_ext`; None if there is none.
+pub fn sched_ext_file(name: &str) -> Option<String> {
+    fs::read_to_string(Path::new(SYSFS).join(name))
+        .ok()
+        .map(|s| s.trim().to_owned())
+}
+
+/// The release string, as of `uname -r`.
+pub fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// One thing that scx_umcg wants of a kernel.
+#[derive(Debug)]
+pub struct Feature {
+    /// Short name, as `doctor` prints it.
+    pub name: &'static str,
+    /// Is it there?
+    pub found: bool,
+    /// Can scx_umcg not run without it?
+    pub required: bool,
+    /// What it is for, or what happens without it.
+    pub note: &'static str,
+}
+
+fn ksym(name: &str) -> bool {
+    compat::ksym_exists(name).unwrap_or(false)
+}
+
+fn field(of: &str, name: &str) -> bool {
+    compat::struct_has_field(of, name).unwrap_or(false)
+}
+
+/// Everything that matters, in the order in which `doctor` prints it.
+pub fn features() -> Vec<Feature> {
+    let feature = |name, found, required, note| Feature { name, found, required, note };
+    let sched_ext = Path::new(SYSFS).is_dir();
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let mut list = vec![
+        feature("sched_ext", sched_ext, true, "needs CONFIG_SCHED_CLASS_EXT=y"),
+        feature("BTF", btf, true, "needs CONFIG_DEBUG_INFO_BTF=y"),
+    ];
+    if !sched_ext || !btf {
+        return list;
+    }
+    list.extend([
+        feature("ops.dump", field("sched_ext_ops", "dump"), true, "needs Linux 6.12 or newer"),
+        feature("dsq_move", ksym("scx_bpf_dsq_move"), true, "moves chosen workers; needs Linux 6.13 or newer"),
+        feature("dsq_move_to_local", ksym("scx_bpf_dsq_move_to_local") || ksym("scx_bpf_dsq_move_to_local___v2"),
+                true, "puts workers on their CPU; needs Linux 6.13 or newer"),
+        feature("migration-disabled tasks", compat::read_enum("scx_ops_flags", "SCX_OPS_ENQ_MIGRATION_DISABLED").is_ok(),
+                true, "without it such tasks escape every policy"),
+        feature("dsq_peek", ksym("scx_bpf_dsq_peek"), false, "else the head of a queue is found by an iterator"),
+        feature("task_set_slice", ksym("scx_bpf_task_set_slice"), false, "else slices are written directly"),
+        feature("ext server", field("rq", "ext_server"), false,
+                "keeps 5 % of a CPU for normal tasks beside a real-time hog; without it such a hog gets the scheduler ejected"),
+        feature("cgroup bandwidth", field("sched_ext_ops", "cgroup_set_bandwidth"), false,
+                "tells of cpu.max; scx_umcg does not enforce it yet"),
+        feature("function tracer", Path::new("/proc/sys/kernel/ftrace_enabled").exists(), true,
+                "the loader of the scx crates needs CONFIG_FUNCTION_TRACER=y"),
+    ]);
+    list
+}
+
+/// Refuses, in one sentence, what cannot work.
+pub fn require() -> Result<(), Failure> {
+    if let Some(lack) = features().iter().find(|f| f.required && !f.found) {
+        return Err(Failure::new(
+            Exit::Unsupported,
+            format!(
+                "cannot load: kernel {} has no {}; {}; see `scx_umcg doctor` and docs/operations.md#kernels",
+                release(), lack.name, lack.note
+            ),
+        ));
+    }
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    if uid != 0 {
+        return Err(Failure::new(
+            Exit::Privilege,
+            format!("cannot load: running as uid {uid}; needs root to load BPF; try `sudo scx_umcg`"),
+        ));
+    }
+    match attached() {
+        Some(ops) => Err(Failure::new(
+            Exit::Busy,
+            format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The name of the scheduler that is attached now.
+pub fn attached() -> Option<String> {
+    match sched_ext_file("state").as_deref() {
+        None | Some("disabled") => None,
+        Some(_) => Some(sched_ext_file("root/ops").unwrap_or_else(|| "unknown".to_owned())),
+    }
+}

@@ -1,0 +1,67 @@
+//! The `scx_umcg` command.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use log::error;
+use scx_umcg::cli::{Cli, Command};
+use scx_umcg::{agent, doctor, exit, stats, status};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(cli.run.verbose);
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::from(exit::Exit::Clean as u8),
+        Err(err) => {
+            error!("{err:#}");
+            ExitCode::from(exit::code_of(&err) as u8)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Some(Command::Status { json }) => return status::run(*json),
+        Some(Command::Doctor) => return doctor::run(),
+        None => {}
+    }
+    if cli.run.version {
+        println!("scx_umcg {}", scx_utils::build_id::full_version(env!("CARGO_PKG_VERSION")));
+        return Ok(());
+    }
+    if cli.run.help_stats {
+        return stats::describe();
+    }
+    if let Some(secs) = cli.run.monitor {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+            .context("cannot catch SIGINT and SIGTERM")?;
+        return stats::monitor(Duration::from_secs_f64(secs), || stop.load(Ordering::Relaxed));
+    }
+    agent::run(&cli.run)
+}
+
+/// Messages go to stderr; libbpf's only with --verbose.
+fn init_log(verbose: bool) {
+    let level = if verbose { simplelog::LevelFilter::Debug } else { simplelog::LevelFilter::Info };
+    let config = simplelog::ConfigBuilder::new()
+        .set_time_level(simplelog::LevelFilter::Off)
+        .set_location_level(simplelog::LevelFilter::Off)
+        .set_target_level(simplelog::LevelFilter::Off)
+        .set_thread_level(simplelog::LevelFilter::Off)
+        .build();
+    // A second logger is impossible: this is the only call.
+    let _ = simplelog::TermLogger::init(
+        level,
+        config,
+        simplelog::TerminalMode::Stderr,
+        if std::io::stderr().is_terminal() { simplelog::ColorChoice::Auto } else { simplelog::ColorChoice::Never },
+    );
+    scx_utils::init_libbpf_logging(verbose.then_some(libbpf_rs::PrintLevel::Debug).or(Some(libbpf_rs::PrintLevel::Warn)));
+}

@@ -1,0 +1,199 @@
+//! Statistics, served by the protocol of the scx schedulers.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::Result;
+use scx_stats::prelude::*;
+use scx_stats_derive::{Stats, stat_doc};
+use serde::{Deserialize, Serialize};
+
+use crate::counters::index;
+use crate::shared::Shared;
+
+/// What a running instance did, per interval; gauges are as of now.
+#[stat_doc]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, Stats)]
+#[stat(top)]
+pub struct Metrics {
+    #[stat(desc = "Workers put on a CPU")]
+    pub switches: u64,
+    #[stat(desc = "Of these, with two or more waiting")]
+    pub contended: u64,
+    #[stat(desc = "Contended switches to a worker that a server staged")]
+    pub staged: u64,
+    #[stat(desc = "Contended switches by key")]
+    pub by_key: u64,
+    #[stat(desc = "Contended switches in kernel order, for an absent server")]
+    pub absent: u64,
+    #[stat(desc = "Switches to a worker parked at another server")]
+    pub stolen: u64,
+    #[stat(desc = "Wake-ups that went straight to an idle CPU")]
+    pub direct: u64,
+    #[stat(desc = "Wake-ups that preempted the running worker")]
+    pub preempted: u64,
+    #[stat(desc = "Forced RUNNING to RUNNABLE")]
+    pub forced: u64,
+    #[stat(desc = "Servers given a CPU")]
+    pub activations: u64,
+    #[stat(desc = "Edges to BLOCKED")]
+    pub blocks: u64,
+    #[stat(desc = "Edges from BLOCKED to RUNNABLE")]
+    pub wakes: u64,
+    #[stat(desc = "Workers released by the relief valve")]
+    pub rescued: u64,
+    #[stat(desc = "Edges that the state machine does not allow")]
+    pub illegal: u64,
+    #[stat(desc = "CPU time of workers, ns")]
+    pub busy_ns: u64,
+    #[stat(desc = "CPU time of servers, ns")]
+    pub server_ns: u64,
+    #[stat(desc = "CPU time idle while a worker waited for it, ns")]
+    pub idle_work_ns: u64,
+    #[stat(desc = "Workers waiting now")]
+    pub waiting: u64,
+    #[stat(desc = "Times the kernel ejected this agent")]
+    pub ejections: u64,
+}
+
+impl Metrics {
+    /// Reads the records.
+    pub fn read(shared: &Shared, ejections: u64) -> Self {
+        let sum = |which| shared.counter(which);
+        Self {
+            switches: sum(index::switches),
+            contended: sum(index::contended),
+            staged: sum(index::staged),
+            by_key: sum(index::by_key),
+            absent: sum(index::absent),
+            stolen: sum(index::stolen),
+            direct: sum(index::direct),
+            preempted: sum(index::preempt_wake) + sum(index::preempt_tick),
+            forced: sum(index::preempt_forced),
+            activations: sum(index::activations),
+            blocks: sum(index::blocks),
+            wakes: sum(index::wakes),
+            rescued: sum(index::rescued),
+            illegal: sum(index::edge_illegal),
+            busy_ns: sum(index::busy_ns),
+            server_ns: sum(index::server_ns),
+            idle_work_ns: sum(index::idle_work_ns),
+            waiting: waiting(shared),
+            ejections,
+        }
+    }
+
+    /// What happened since `before`; gauges stay.
+    pub fn delta(&self, before: &Self) -> Self {
+        let d = |now: u64, then: u64| now.saturating_sub(then);
+        Self {
+            switches: d(self.switches, before.switches),
+            contended: d(self.contended, before.contended),
+            staged: d(self.staged, before.staged),
+            by_key: d(self.by_key, before.by_key),
+            absent: d(self.absent, before.absent),
+            stolen: d(self.stolen, before.stolen),
+            direct: d(self.direct, before.direct),
+            preempted: d(self.preempted, before.preempted),
+            forced: d(self.forced, before.forced),
+            activations: d(self.activations, before.activations),
+            blocks: d(self.blocks, before.blocks),
+            wakes: d(self.wakes, before.wakes),
+            rescued: d(self.rescued, before.rescued),
+            illegal: d(self.illegal, before.illegal),
+            busy_ns: d(self.busy_ns, before.busy_ns),
+            server_ns: d(self.server_ns, before.server_ns),
+            idle_work_ns: d(self.idle_work_ns, before.idle_work_ns),
+            waiting: self.waiting,
+            ejections: self.ejections,
+        }
+    }
+
+    /// One line for a terminal.
+    pub fn format<W: Write>(&self, out: &mut W) -> io::Result<()> {
+        let share = |n: u64| n as f64 * 100.0 / self.contended.max(1) as f64;
+        let cpu = self.server_ns as f64 * 100.0 / (self.busy_ns + self.server_ns).max(1) as f64;
+        writeln!(
+            out,
+            "[scx_umcg] switches {:>7} contended {:>7} (staged {:>5.1}% key {:>5.1}% absent {:>4.1}%) \
+             stolen {:>5} direct {:>6} preempt {:>5} activations {:>5} server cpu {:>4.1}% waiting {:>3} rescued {}",
+            self.switches,
+            self.contended,
+            share(self.staged),
+            share(self.by_key),
+            share(self.absent),
+            self.stolen,
+            self.direct,
+            self.preempted + self.forced,
+            self.activations,
+            cpu,
+            self.waiting,
+            self.rescued,
+        )
+    }
+}
+
+fn waiting(shared: &Shared) -> u64 {
+    use umcg::word::{State, Word};
+    shared
+        .workers
+        .records()
+        .iter()
+        .filter(|w| w.gen_.load(umcg::sync::Ordering::Relaxed) & 1 == 1)
+        .filter(|w| {
+            Word(w.word.load(umcg::sync::Ordering::Relaxed)).state() == Some(State::Runnable)
+        })
+        .count() as u64
+}
+
+/// What the statistics socket serves: `top`, a delta per request.
+pub fn server_data() -> StatsServerData<(), Metrics> {
+    let open: Box<dyn StatsOpener<(), Metrics>> = Box::new(move |(req, res)| {
+        req.send(())?;
+        let mut before = res.recv()?;
+        let read: Box<dyn StatsReader<(), Metrics>> = Box::new(move |_args, (req, res)| {
+            req.send(())?;
+            let now = res.recv()?;
+            let delta = now.delta(&before);
+            before = now;
+            delta.to_json()
+        });
+        Ok(read)
+    });
+    StatsServerData::new()
+        .add_meta(Metrics::meta())
+        .add_ops("top", StatsOps { open, close: None })
+}
+
+/// `--monitor`: prints a running instance's statistics until `stop` says so.
+pub fn monitor(every: Duration, stop: impl Fn() -> bool) -> Result<()> {
+    scx_utils::monitor_stats::<Metrics>(&[], every, stop, |metrics| {
+        metrics.format(&mut io::stdout())?;
+        Ok(())
+    })
+}
+
+/// `--help-stats`.
+pub fn describe() -> Result<()> {
+    server_data().describe_meta(&mut io::stdout(), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delta_subtracts_counters_and_keeps_gauges() {
+        let before = Metrics { switches: 5, waiting: 9, ..Default::default() };
+        let now = Metrics { switches: 12, waiting: 3, ..Default::default() };
+        let delta = now.delta(&before);
+        assert_eq!((delta.switches, delta.waiting), (7, 3));
+    }
+
+    #[test]
+    fn format_of_nothing_divides_by_no_zero() {
+        let mut line = Vec::new();
+        Metrics::default().format(&mut line).unwrap();
+        assert!(!String::from_utf8(line).unwrap().contains("NaN"));
+    }
+}

@@ -1,0 +1,240 @@
+//! `scx_umcg status`: reads the records itself, so it needs no answer from the agent.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapHandle};
+use serde::Serialize;
+use umcg::sync::Ordering::Relaxed;
+use umcg::word::{self, State, Word};
+
+use crate::agent::server::now_ns;
+use crate::counters::{COUNTERS, index};
+use crate::exit::{Exit, Failure};
+use crate::kernel;
+use crate::runfile::RunFile;
+use crate::shared::{Mapping, Shared};
+
+/// Who orders the workers right now.
+#[derive(Debug, Serialize)]
+pub struct Mode {
+    /// `server`: the agent decides; `kernel`: it is absent, BPF's order serves;
+    /// `none`: not attached.
+    pub mode: &'static str,
+    /// Seconds in this mode.
+    pub since_s: f64,
+    /// Why.
+    pub reason: String,
+}
+
+/// One CPU of the system group.
+#[derive(Debug, Serialize)]
+pub struct CpuStatus {
+    /// Its number.
+    pub cpu: usize,
+    /// idle, offline, or the pid that runs there (0: none of ours).
+    pub running: String,
+    /// Workers that wait for it.
+    pub waiting: u64,
+    /// Longest of these waits, in ms.
+    pub longest_wait_ms: f64,
+    /// State of its server.
+    pub server: String,
+    /// Unread notices.
+    pub unread: u32,
+    /// Choices staged ahead.
+    pub staged: usize,
+}
+
+/// Everything that `status` shows.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Mode, since when, why.
+    #[serde(flatten)]
+    pub mode: Mode,
+    /// Pid of the agent.
+    pub pid: u32,
+    /// Policy and how it decides.
+    pub policy: String,
+    /// key or staged.
+    pub decide: String,
+    /// Only SCHED_EXT tasks.
+    pub partial: bool,
+    /// Seconds since it attached.
+    pub attached_s: f64,
+    /// Ejections by the kernel.
+    pub ejections: u64,
+    /// Longest time that a CPU idled beside a worker it then ran, in ns.
+    pub max_idle_work_ns: u64,
+    /// Per CPU.
+    pub cpus: Vec<CpuStatus>,
+    /// All counters by name.
+    pub counters: serde_json::Map<String, serde_json::Value>,
+}
+
+fn open_map(id: u32) -> Result<MapHandle> {
+    MapHandle::from_map_id(id).with_context(|| format!("cannot open BPF map {id}"))
+}
+
+/// Maps the records of the instance that `file` describes, read-only.
+pub fn open_shared(file: &RunFile) -> Result<Shared> {
+    fn map<T: Sync>(id: u32, share: usize, len: usize) -> Result<Mapping<T>> {
+        let map = open_map(id)?;
+        Mapping::new(map.as_fd(), len, map.value_size() as usize / share, false)
+    }
+    let cpus = umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize;
+    let workers = umcg::intf::umcg_limits_UMCG_MAX_WORKERS as usize;
+    Ok(Shared {
+        workers: map(file.maps.workers, 1, workers)?,
+        servers: map(file.maps.servers, 1, cpus)?,
+        cpus: map(file.maps.cpus, cpus, cpus)?,
+        nr_cpus: file.nr_cpus,
+    })
+}
+
+/// The letter of /proc/PID/stat: is the agent stopped?
+fn process_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+fn mode(file: &RunFile, shared: &Shared, now: u64) -> Mode {
+    let seconds = |ns: u64| now.saturating_sub(ns) as f64 / 1e9;
+    let words: Vec<_> = shared
+        .servers()
+        .iter()
+        .map(|s| (Word(s.word.load(Relaxed)), s.since_ns.load(Relaxed)))
+        .collect();
+    let stopped = words
+        .iter()
+        .filter(|(w, _)| w.state() == Some(State::Blocked) && w.flags() & word::STOPPED != 0)
+        .map(|&(_, since)| since)
+        .max();
+    if process_stopped(file.pid) {
+        let since = stopped.unwrap_or(now);
+        return Mode { mode: "kernel", since_s: seconds(since), reason: "stopped".into() };
+    }
+    let blocked = words.iter().position(|&(w, since)| {
+        w.state() == Some(State::Blocked) && seconds(since) > 0.02
+    });
+    if let Some(cpu) = blocked {
+        let since = seconds(words[cpu].1);
+        return Mode { mode: "kernel", since_s: since, reason: format!("server {cpu} blocked") };
+    }
+    Mode { mode: "server", since_s: seconds(file.attached_ns), reason: "attached".into() }
+}
+
+fn cpu_status(shared: &Shared, cpu: usize, now: u64) -> CpuStatus {
+    let (record, server) = (&shared.cpus()[cpu], &shared.servers()[cpu]);
+    let mut waiting = 0;
+    let mut longest = 0u64;
+    for w in shared.workers.records() {
+        let word = Word(w.word.load(Relaxed));
+        if word.state() == Some(State::Runnable)
+            && w.gen_.load(Relaxed) & 1 == 1
+            && w.home.load(Relaxed) as usize == cpu
+        {
+            waiting += 1;
+            longest = longest.max(now.saturating_sub(w.since_ns.load(Relaxed)));
+        }
+    }
+    let running = match record.cur_idx.load(Relaxed) as usize {
+        _ if record.offline.load(Relaxed) != 0 => "offline".to_owned(),
+        0 if record.idle_since_ns.load(Relaxed) != 0 => "idle".to_owned(),
+        0 => "other".to_owned(),
+        idx => shared.workers.records()[idx & 0xffff].pid.load(Relaxed).to_string(),
+    };
+    CpuStatus {
+        cpu,
+        running,
+        waiting,
+        longest_wait_ms: longest as f64 / 1e6,
+        server: Word(server.word.load(Relaxed)).to_string(),
+        unread: server.unread.load(Relaxed),
+        staged: server.ring.len_hint(),
+    }
+}
+
+/// Reads everything; an error says why there is nothing to read.
+pub fn read() -> Result<Status> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    if uid != 0 {
+        let text = format!("cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg status`");
+        return Err(Failure::new(Exit::Privilege, text).into());
+    }
+    let Some(file) = RunFile::read()? else {
+        let text = match kernel::attached() {
+            Some(ops) => format!("scx_umcg does not run: scheduler {ops:?} is attached"),
+            None => "scx_umcg does not run: the kernel's own scheduler does; start it with `scx_umcg`".into(),
+        };
+        return Err(Failure::new(Exit::Unexpected, text).into());
+    };
+    let shared = open_shared(&file)?;
+    let now = now_ns();
+    let nr_cpus = shared.nr_cpus;
+    Ok(Status {
+        mode: mode(&file, &shared, now),
+        pid: file.pid,
+        attached_s: now.saturating_sub(file.attached_ns) as f64 / 1e9,
+        ejections: file.ejections,
+        max_idle_work_ns: shared.cpus().iter().map(|c| c.max_idle_work_ns.load(Relaxed)).max().unwrap_or(0),
+        cpus: (0..nr_cpus).map(|cpu| cpu_status(&shared, cpu, now)).collect(),
+        counters: COUNTERS
+            .iter()
+            .enumerate()
+            .map(|(i, c)| (c.name.to_owned(), shared.counter(i).into()))
+            .collect(),
+        policy: file.policy,
+        decide: file.decide,
+        partial: file.partial,
+    })
+}
+
+impl Status {
+    fn counter(&self, which: usize) -> u64 {
+        self.counters[COUNTERS[which].name].as_u64().unwrap_or(0)
+    }
+
+    /// The text form, one fact per line.
+    pub fn print(&self) {
+        println!(
+            "mode={} since={:.1}s reason={:?} policy={} decide={} {} agent={} attached={:.0}s ejections={}",
+            self.mode.mode, self.mode.since_s, self.mode.reason, self.policy, self.decide,
+            if self.partial { "partial" } else { "full" }, self.pid, self.attached_s, self.ejections,
+        );
+        let contended = self.counter(index::contended).max(1) as f64;
+        let share = |which| self.counter(which) as f64 * 100.0 / contended;
+        println!(
+            "decided: staged by a server {:.1}%  by key {:.1}%  for an absent server {:.1}%  (of {} switches with two or more waiting)",
+            share(index::staged), share(index::by_key), share(index::absent), self.counter(index::contended),
+        );
+        println!(
+            "switches={} direct={} stolen={} activations={} preempted={} rescued={}",
+            self.counter(index::switches), self.counter(index::direct), self.counter(index::stolen),
+            self.counter(index::activations),
+            self.counter(index::preempt_wake) + self.counter(index::preempt_tick) + self.counter(index::preempt_forced),
+            self.counter(index::rescued),
+        );
+        println!("{:>4} {:>8} {:>8} {:>10} {:>7} {:>7}  server", "cpu", "running", "waiting", "longest", "unread", "staged");
+        for c in &self.cpus {
+            println!(
+                "{:>4} {:>8} {:>8} {:>8.1}ms {:>7} {:>7}  {}",
+                c.cpu, c.running, c.waiting, c.longest_wait_ms, c.unread, c.staged, c.server
+            );
+        }
+    }
+}
+
+/// The command.
+pub fn run(json: bool) -> Result<()> {
+    let status = read()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        status.print();
+    }
+    Ok(())
+}

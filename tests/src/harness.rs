@@ -1,0 +1,191 @@
+//! Starting, watching and ending the scheduler under test.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// How a test that found no fault ended.
+pub enum Verdict {
+    /// It passed.
+    Ok,
+    /// It cannot run here, for this reason.
+    Skip(String),
+}
+
+/// Children that a failing test left behind.
+static CHILDREN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Remembers a child, so that [`clean_up`] ends it whatever happens.
+pub fn adopt(pid: u32) {
+    CHILDREN.lock().unwrap_or_else(|e| e.into_inner()).push(pid as i32);
+}
+
+/// Ends what a test left running, and waits until no scheduler is attached.
+pub fn clean_up() {
+    for pid in CHILDREN.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
+        // SAFETY: a signal to a child of ours; it may have ended already.
+        unsafe { libc::kill(pid, libc::SIGCONT) };
+        // SAFETY: as above.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    }
+    let _ = wait_until(Duration::from_secs(10), || sysfs("state") == "disabled");
+}
+
+/// A file of /sys/kernel/sched_ext, trimmed; empty if there is none.
+pub fn sysfs(name: &str) -> String {
+    fs::read_to_string(format!("/sys/kernel/sched_ext/{name}"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// Polls every 5 ms; false on a time-out.
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A file beside this program.
+pub fn sibling(name: &str) -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join(name)))
+        .unwrap_or_else(|| name.into())
+}
+
+/// A running scx_umcg.
+pub struct Sched {
+    child: Child,
+    log: PathBuf,
+    seq: String,
+}
+
+impl Sched {
+    /// Starts it with `args` and waits until it is attached and its servers are up.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = std::env::temp_dir().join(format!("scx_umcg.{}.{run}.log", std::process::id()));
+        let out = File::create(&log).context("log file")?;
+        let child = Command::new(sibling("scx_umcg"))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .context("cannot start scx_umcg")?;
+        adopt(child.id());
+        let mut sched = Self { child, log, seq: String::new() };
+        let up = wait_until(Duration::from_secs(60), || {
+            sched.text().contains("attached:") || !matches!(sched.child.try_wait(), Ok(None))
+        });
+        ensure!(
+            up && sched.text().contains("attached:") && sysfs("state") == "enabled",
+            "not attached: state {:?}, log: {}",
+            sysfs("state"),
+            sched.text()
+        );
+        sched.seq = sysfs("enable_seq");
+        Ok(sched)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it printed so far.
+    pub fn text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `scx_umcg status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let out = Command::new(sibling("scx_umcg")).args(["status", "--json"]).output()?;
+        ensure!(
+            out.status.success(),
+            "status: {}; log: {}",
+            String::from_utf8_lossy(&out.stderr),
+            self.text()
+        );
+        Ok(serde_json::from_slice(&out.stdout)?)
+    }
+
+    /// One of its counters.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        self.status()?["counters"][name]
+            .as_u64()
+            .with_context(|| format!("no counter {name}"))
+    }
+
+    /// Fails if the kernel ejected it since it was started.
+    pub fn no_ejection(&self) -> Result<()> {
+        let seq = sysfs("enable_seq");
+        ensure!(
+            seq == self.seq && sysfs("state") == "enabled",
+            "ejected: enable_seq {} -> {seq}, state {}, log: {}",
+            self.seq,
+            sysfs("state"),
+            self.text()
+        );
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits for its end; its exit code, or -signal.
+    pub fn wait(&mut self, limit: Duration) -> Result<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code().unwrap_or(-status.signal().unwrap_or(0)));
+            }
+            if Instant::now() > end {
+                bail!("still runs after {limit:?}; log: {}", self.text());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGINT; must end with 0, with no ejection before.
+    pub fn stop(mut self) -> Result<()> {
+        self.no_ejection()?;
+        self.signal(libc::SIGINT);
+        let code = self.wait(Duration::from_secs(20))?;
+        ensure!(code == 0, "exit code {code} after SIGINT; log: {}", self.text());
+        ensure!(sysfs("state") == "disabled", "state {} after its end", sysfs("state"));
+        Ok(())
+    }
+}
+
+/// Prints a measured value for the driver to keep.
+pub fn metric(name: &str, values: &[(&str, f64)]) {
+    let values: Vec<_> = values.iter().map(|(k, v)| format!("{k}={v:.4}")).collect();
+    println!("metric {name} {}", values.join(" "));
+}
+
+/// Median of a non-empty list.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

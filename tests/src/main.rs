@@ -1,0 +1,45 @@
+//! `umcg-vmtest`: the tests that need a kernel of their own.
+//!
+//! `--list [--full]` prints `NAME BOOT SECONDS` per test: what shares a BOOT word
+//! shares a boot. With names it runs them in order and prints, for each, `start`
+//! and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
+
+mod hammer_skel;
+mod harness;
+mod load;
+mod tests;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use harness::Verdict;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|a| a == "--list") {
+        let full = args.iter().any(|a| a == "--full");
+        for t in tests::all().filter(|t| full || !t.full) {
+            println!("{} {} {}", t.name, t.boot, t.seconds);
+        }
+        return ExitCode::SUCCESS;
+    }
+    for name in &args {
+        let Some(test) = tests::all().find(|t| t.name == *name) else {
+            eprintln!("test {name:?}: unknown; `umcg-vmtest --list` names them");
+            return ExitCode::from(2);
+        };
+        println!("start {name}");
+        let _ = std::io::stdout().flush();
+        let began = Instant::now();
+        let result = (test.run)();
+        harness::clean_up();
+        match result {
+            Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),
+            Ok(Verdict::Skip(why)) => println!("skip {name}: {why}"),
+            Err(err) => println!("FAILED {name}: {}", format!("{err:#}").replace('\n', " | ")),
+        }
+        let _ = std::io::stdout().flush();
+    }
+    ExitCode::SUCCESS
+}

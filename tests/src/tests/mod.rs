@@ -1,0 +1,53 @@
+//! All tests, by what they are about.
+
+mod decide;
+mod hammer;
+mod life;
+mod share;
+mod storm;
+mod usage;
+
+use anyhow::Result;
+
+use crate::harness::Verdict;
+
+/// One test.
+pub struct Test {
+    /// Its name, as in `docs/operations.md`.
+    pub name: &'static str,
+    /// Tests with the same word share a boot; it may hold options of the VM.
+    pub boot: &'static str,
+    /// Expected seconds in an emulated VM.
+    pub seconds: u32,
+    /// Only with `--full`.
+    pub full: bool,
+    /// The test.
+    pub run: fn() -> Result<Verdict>,
+}
+
+/// `short(name, boot, seconds, run)`: a test of every run.
+pub const fn short(
+    name: &'static str,
+    boot: &'static str,
+    seconds: u32,
+    run: fn() -> Result<Verdict>,
+) -> Test {
+    Test { name, boot, seconds, full: false, run }
+}
+
+/// The same for `--full` only.
+pub const fn full(
+    name: &'static str,
+    boot: &'static str,
+    seconds: u32,
+    run: fn() -> Result<Verdict>,
+) -> Test {
+    Test { name, boot, seconds, full: true, run }
+}
+
+/// Every test there is.
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    [life::TESTS, usage::TESTS, storm::TESTS, share::TESTS, decide::TESTS, hammer::TESTS]
+        .into_iter()
+        .flatten()
+}

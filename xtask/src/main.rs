@@ -1,0 +1,46 @@
+//! `cargo xtask`: set-up, virtual machines, tests and checks of scx_umcg.
+//!
+//! Needs only cargo. This file dispatches; every task is a file of its own.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod apt;
+mod cache;
+mod kernels;
+mod proc;
+mod setup;
+mod vm;
+mod vm_task;
+
+/// Set-up, virtual machines, tests and checks of scx_umcg.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what a bare Debian 12 or 13 lacks; can be run twice
+    Setup(setup::Args),
+    /// Boot a stock kernel in a VM and run a command in it as root
+    Vm(vm_task::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Vm(args) => vm_task::run(args),
+    };
+    done.unwrap_or_else(|err| {
+        proc::say(format_args!("error: {err:#}"));
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,78 @@
+//! `cargo xtask test`: native suites, then the tests inside VMs; all failures and one total at
+//! the end.
+//!
+//! 1. native: formatting, tidy, lints, unit and integration tests, loom models;
+//! 2. build the daemon and `umcg-vmtest`;
+//! 3. for each kernel, boot one VM per boot word of `umcg-vmtest --list`, one at a time.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::proc::{self, say};
+use crate::{kernels, setup};
+
+mod guest;
+mod native;
+mod plan;
+mod report;
+
+use guest::Bench;
+use report::Report;
+
+/// Flags of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only the tests that need no VM
+    #[arg(long, conflicts_with = "kernel")]
+    native: bool,
+    /// Also the tests that take long
+    #[arg(long)]
+    full: bool,
+    /// Only on this kernel, instead of on 6.18 and 7.3
+    #[arg(long, value_parser = kernels::parse_series)]
+    kernel: Option<String>,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs everything that was asked for, whatever fails on the way.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut report = Report::default();
+    let filter = args.filter.as_deref();
+    setup::packages()?;
+    native::run(filter, &mut report);
+    if !args.native {
+        let kernels = match &args.kernel {
+            Some(one) => vec![one.as_str()],
+            None => kernels::TESTED.to_vec(),
+        };
+        if let Err(err) = in_vms(args, &kernels, &mut report) {
+            report.fail("vm", &format!("{err:#}"));
+        }
+    }
+    if report.is_empty() {
+        let what = filter.unwrap_or_default();
+        report.fail("filter", &format!("no test matches: {what}; try cargo xtask test alone"));
+    }
+    print!("{}", report.summary());
+    Ok(if report.passed_all() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {
+    say(format_args!("building the scheduler and the VM tests"));
+    let mut build = native::cargo();
+    build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
+    proc::run(&mut build).context("cannot build the VM tests")?;
+    let binary = native::target_dir().join("release/umcg-vmtest");
+    let mut list = Command::new(&binary);
+    list.arg("--list").args(args.full.then_some("--full"));
+    let plan = plan::parse(&proc::output(&mut list)?, args.filter.as_deref())?;
+    for kernel in kernels {
+        let bench = Bench::new(kernel, &binary)?;
+        for boot in &plan {
+            bench.run(boot, report);
+        }
+    }
+    Ok(())
+}
