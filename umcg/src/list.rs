@@ -26,7 +26,7 @@ use crate::word::{State, Word};
 /// it sees that happen.
 #[doc(alias = "UMCG_PUSH_TRIES")]
 pub const PUSH_TRIES: u32 = if cfg!(loom) {
-    1
+    2
 } else {
     intf::umcg_limits_UMCG_PUSH_TRIES
 };

@@ -84,7 +84,7 @@ fn edge(worker: &Worker, state: State) -> Word {
 
 #[test]
 fn loom_list_push_vs_drain() {
-    model(3, || {
+    model(4, || {
         let group = Group::new(2);
         let pusher = thread::spawn({
             let group = group.clone();
@@ -95,6 +95,7 @@ fn loom_list_push_vs_drain() {
             }
         });
         let mut seen = [Word(0); 3];
+        group.drain(&mut seen);
         group.drain(&mut seen);
         pusher.join().unwrap();
         group.check_nothing_lost(&mut seen);
@@ -114,7 +115,7 @@ fn loom_list_push_vs_push() {
         0
     }
 
-    model(2, || {
+    model(3, || {
         let group = Group::new(2);
         // Worker 1 by both, as when dispatch puts a choice back beside a wake-up.
         let pushers = [[1, 2], [2, 1]].map(|order| {
@@ -169,12 +170,12 @@ fn loom_ring_take_vs_recall() {
         let ring = Arc::new(Ring::new());
         let mut staged = BTreeSet::new();
         stage(&ring, &mut staged, [1, 2]);
-        let taker = taker(&ring, 3);
+        let takers = [taker(&ring, 2), taker(&ring, 1)];
         let mut out = Vec::new();
         ring.recall(|choice| out.push(choice));
         RECALLED.fetch_add(out.len(), Std::Relaxed);
         stage(&ring, &mut staged, [3, 4, 5]);
-        out.extend(taker.join().unwrap());
+        out.extend(takers.into_iter().flat_map(|t| t.join().unwrap()));
         check_ring(&ring, &staged, out);
     });
     assert_ne!(RECALLED.load(Std::Relaxed), 0, "nothing was recalled");
@@ -183,7 +184,7 @@ fn loom_ring_take_vs_recall() {
 #[test]
 fn loom_ring_take_vs_take() {
     static WENT_ROUND: AtomicUsize = AtomicUsize::new(0);
-    model(2, || {
+    model(4, || {
         let ring = Arc::new(Ring::new());
         let mut staged = BTreeSet::new();
         stage(&ring, &mut staged, [1, 2]);
@@ -243,7 +244,7 @@ impl Parked {
 #[test]
 fn loom_claim_vs_claim() {
     static HANDED: AtomicUsize = AtomicUsize::new(0);
-    model(3, || {
+    model(4, || {
         let it = Parked::new();
         let staged = Word(it.worker.word.load(Relaxed));
         let other = thread::spawn({
@@ -267,7 +268,7 @@ fn loom_claim_vs_claim() {
 #[test]
 fn loom_claim_vs_wake_elsewhere() {
     static STALE: AtomicUsize = AtomicUsize::new(0);
-    model(3, || {
+    model(4, || {
         let it = Parked::new();
         let staged = Word(it.worker.word.load(Relaxed));
         // Another CPU takes it off the queue by itself, runs it, it sleeps and is
@@ -310,7 +311,7 @@ fn loom_claim_vs_wake_elsewhere() {
 fn loom_sleep_vs_wake() {
     static SLEPT: AtomicUsize = AtomicUsize::new(0);
     static TOOK_BACK: AtomicUsize = AtomicUsize::new(0);
-    model(3, || {
+    model(4, || {
         let group = Group::new(1);
         let messages = std::sync::Arc::new(AtomicUsize::new(0));
         let wakers = [false, true].map(|by_must| {
@@ -354,7 +355,7 @@ fn loom_sleep_vs_wake() {
 fn loom_idle_vs_park() {
     static KICKED: AtomicUsize = AtomicUsize::new(0);
     static LOOKED: AtomicUsize = AtomicUsize::new(0);
-    model(3, || {
+    model(4, || {
         let (pending, idle) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let enqueues = [(); 2].map(|()| {
             let (pending, idle) = (pending.clone(), idle.clone());

@@ -2,6 +2,8 @@
 //!
 //! Needs only cargo. This file dispatches; every task is a file of its own.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -11,6 +13,8 @@ mod cache;
 mod kernels;
 mod proc;
 mod setup;
+mod test;
+mod tidy;
 mod vm;
 mod vm_task;
 
@@ -32,12 +36,18 @@ enum Task {
     Setup(setup::Args),
     /// Boot a stock kernel in a VM and run a command in it as root
     Vm(vm_task::Args),
+    /// Run all tests: native ones, then those in VMs
+    Test(test::Args),
+    /// Check the rules of the house that no compiler checks
+    Tidy(tidy::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup(args) => setup::run(&args),
-        Task::Vm(args) => vm_task::run(args),
+        Task::Vm(args) => vm_task::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
     };
     done.unwrap_or_else(|err| {
         proc::say(format_args!("error: {err:#}"));

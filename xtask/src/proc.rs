@@ -15,6 +15,14 @@ pub fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr().lock(), "xtask: {line}");
 }
 
+/// Prints to stdout. A reader that has gone must not stop the tests.
+pub fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
 /// The command line as a person would type it, for messages.
 pub fn show(cmd: &Command) -> String {
     let words = std::iter::once(cmd.get_program()).chain(cmd.get_args());

@@ -17,6 +17,8 @@ mod native;
 mod plan;
 mod report;
 
+pub use native::cargo;
+
 use guest::Bench;
 use report::Report;
 
@@ -53,15 +55,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if report.is_empty() {
         let what = filter.unwrap_or_default();
-        report.fail("filter", &format!("no test matches: {what}; try cargo xtask test alone"));
+        report.fail(
+            "filter",
+            &format!("no test matches: {what}; try cargo xtask test alone"),
+        );
     }
-    print!("{}", report.summary());
-    Ok(if report.passed_all() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    proc::out(&report.summary());
+    Ok(if report.passed_all() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {
     say(format_args!("building the scheduler and the VM tests"));
-    let mut build = native::cargo();
+    let mut build = cargo();
     build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
     proc::run(&mut build).context("cannot build the VM tests")?;
     let binary = native::target_dir().join("release/umcg-vmtest");

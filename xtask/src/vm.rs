@@ -18,15 +18,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::proc::{self, say};
+use crate::proc;
 use crate::{cache, kernels, setup};
 
 mod accel;
+mod files;
 mod group;
 mod lines;
 mod script;
 
 pub use lines::Lines;
+
+use files::Files;
 
 /// A guest that has not started its command by then never will; emulation takes 12-30 s.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
@@ -300,56 +303,6 @@ fn covered(dir: &Path) -> bool {
     COVERED
         .iter()
         .any(|top| dir.starts_with(top) && dir != Path::new(top))
-}
-
-/// The files of one run. In /tmp: the guest sees that folder as it is when it boots, and the
-/// path is short enough for the socket that vng makes in it.
-#[derive(Debug)]
-struct Files {
-    dir: PathBuf,
-    script: PathBuf,
-    report: PathBuf,
-    console: PathBuf,
-    disk: Option<PathBuf>,
-}
-
-impl Files {
-    fn create(vm: &Vm) -> Result<Self> {
-        let made = proc::output(Command::new("mktemp").args(["-d", "/tmp/umcg-vm.XXXXXX"]))?;
-        let dir = PathBuf::from(made.trim_end());
-        let conf = dir.join(".config/virtme-ng");
-        fs::create_dir_all(&conf)?;
-        fs::write(conf.join("virtme-ng.conf"), "{}")?;
-        let disk = vm.disk_mb.map(|_| dir.join("disk"));
-        if let (Some(path), Some(mb)) = (&disk, vm.disk_mb) {
-            let file = fs::File::create(path)?;
-            let made = file.set_len(mb << 20);
-            made.with_context(|| format!("cannot make a disk of {mb} MB: {}", path.display()))?;
-        }
-        let at = |name| dir.join(name);
-        Ok(Self {
-            script: at("script"),
-            report: at("report"),
-            console: at("console"),
-            disk,
-            dir,
-        })
-    }
-
-    /// Whether the command was started, and its exit code when it has one.
-    fn report(&self) -> (bool, Option<u8>) {
-        script::parse_report(&fs::read_to_string(&self.report).unwrap_or_default())
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        if let Err(err) = fs::remove_dir_all(&self.dir) {
-            if err.kind() != std::io::ErrorKind::NotFound {
-                say(format_args!("cannot remove {}: {err}", self.dir.display()));
-            }
-        }
-    }
 }
 
 #[cfg(test)]

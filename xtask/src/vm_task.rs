@@ -57,7 +57,7 @@ pub struct Args {
 }
 
 /// Boots, runs, passes everything on.
-pub fn run(args: Args) -> Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let vm = args.vm()?;
     let outcome = vm.run(&args.command, &mut pass_on)?;
     Ok(ExitCode::from(exit_code(&outcome, args.timeout)))
@@ -138,7 +138,8 @@ fn exit_code(outcome: &Outcome, timeout: Option<u64>) -> u8 {
     }
 }
 
-fn parse_topology(arg: &str) -> Result<(u32, u32, u32), String> {
+/// Reads SOCKETS:CORES:THREADS.
+pub fn parse_topology(arg: &str) -> Result<(u32, u32, u32), String> {
     let parts: Vec<u32> = arg.split(':').map_while(|part| part.parse().ok()).collect();
     let colons = arg.matches(':').count();
     match parts[..] {

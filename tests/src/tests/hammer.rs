@@ -199,13 +199,13 @@ fn claim() -> Result<Verdict> {
         while !bpf.iter().all(|t| t.is_finished()) {
             turn = turn.wrapping_add(1);
             let w = &workers[1 + (turn % SPAN) as usize];
-            let claim = umcg::claim::value(7, Word(w.word.load(Ordering::Acquire)));
-            if !w.claim_try(claim) {
+            let claim = umcg::claim::Claim::new(7, Word(w.word.load(Ordering::Acquire)));
+            if !w.try_claim(claim) {
                 continue;
             }
             odd += w.key.fetch_add(1, Ordering::AcqRel);
             w.key.fetch_sub(1, Ordering::AcqRel);
-            odd += u64::from(!w.claim_release(claim));
+            odd += u64::from(!w.release_claim(claim));
             w.run_ns.fetch_add(1, Ordering::AcqRel);
             wins.fetch_add(1, O::Relaxed);
         }
@@ -272,7 +272,7 @@ fn sleep() -> Result<Verdict> {
 /// Makes the attached scheduler fail as by an error of its own.
 pub fn inject_error() -> Result<()> {
     let id = libbpf_rs::query::ProgInfoIter::default()
-        .filter(|p| p.name.to_str() == Ok("umcg_inject"))
+        .filter(|p| p.name.to_str() == Some("umcg_inject"))
         .map(|p| p.id)
         .max()
         .context("the program umcg_inject is not loaded")?;

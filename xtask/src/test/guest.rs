@@ -35,10 +35,16 @@ impl Bench {
         let out = native::target_dir().join("vmtest");
         fs::create_dir_all(&out).with_context(|| format!("cannot create: {}", out.display()))?;
         let mut git = Command::new("git");
-        git.args(["describe", "--always", "--dirty"]).current_dir(proc::repo());
+        git.args(["describe", "--always", "--dirty"])
+            .current_dir(proc::repo());
         let commit = proc::output(&mut git).unwrap_or_else(|_| "unknown".to_owned());
         let commit = commit.trim().to_owned();
-        Ok(Self { kernel: kernel.to_owned(), binary: binary.to_owned(), out, commit })
+        Ok(Self {
+            kernel: kernel.to_owned(),
+            binary: binary.to_owned(),
+            out,
+            commit,
+        })
     }
 
     /// Runs the tests of `boot`, in new guests while one dies.
@@ -54,7 +60,12 @@ impl Bench {
                 break;
             }
             let names: Vec<_> = todo.iter().map(|test| test.name.as_str()).collect();
-            say(format_args!("{} boot `{}`: {}", self.kernel, boot.word, names.join(" ")));
+            say(format_args!(
+                "{} boot `{}`: {}",
+                self.kernel,
+                boot.word,
+                names.join(" ")
+            ));
             let ended = self.boot(&boot.word, &todo, &mut round);
             if !round.todo().is_empty() {
                 let what = self.why(&ended, boot, number, &round);
@@ -74,7 +85,7 @@ impl Bench {
         let mut argv: Vec<OsString> = vec![self.binary.clone().into()];
         argv.extend(todo.iter().map(|test| OsString::from(&test.name)));
         vm.run_streaming(&argv, &mut |line| {
-            println!("{} {line}", self.kernel);
+            proc::out(&format!("{} {line}\n", self.kernel));
             if let Some(Line::Metric(metric)) = parse(line) {
                 return self.keep(metric);
             }
@@ -97,7 +108,10 @@ impl Bench {
                 end_text(outcome.end) + &kept
             }
         };
-        let during = round.running.as_ref().map_or(String::new(), |name| format!(" in {name}"));
+        let during = round
+            .running
+            .as_ref()
+            .map_or(String::new(), |name| format!(" in {name}"));
         format!("{} boot `{}`{during}: {what}", self.kernel, boot.word)
     }
 
@@ -155,7 +169,10 @@ enum Line<'a> {
 
 fn parse(line: &str) -> Option<Line<'_>> {
     let (word, rest) = line.trim_end().split_once(' ')?;
-    let reason = || rest.split_once(": ").unwrap_or((rest.trim_end_matches(':'), "no reason given"));
+    let reason = || {
+        rest.split_once(": ")
+            .unwrap_or((rest.trim_end_matches(':'), "no reason given"))
+    };
     match word {
         "start" => Some(Line::Start(rest)),
         "ok" => Some(Line::Done(rest.split(' ').next()?, Verdict::Ok)),
@@ -189,7 +206,11 @@ impl Round {
     }
 
     fn todo(&self) -> Vec<VmTest> {
-        let open = self.tests.iter().zip(&self.verdicts).filter(|(_, verdict)| verdict.is_none());
+        let open = self
+            .tests
+            .iter()
+            .zip(&self.verdicts)
+            .filter(|(_, verdict)| verdict.is_none());
         open.map(|(test, _)| test.clone()).collect()
     }
 
@@ -236,7 +257,10 @@ mod tests {
     use super::*;
 
     fn round(names: &[&str]) -> Round {
-        let test = |name: &&str| VmTest { name: (*name).to_owned(), seconds: 1.0 };
+        let test = |name: &&str| VmTest {
+            name: (*name).to_owned(),
+            seconds: 1.0,
+        };
         Round::new(&names.iter().map(test).collect::<Vec<_>>())
     }
 
@@ -251,7 +275,10 @@ mod tests {
             ("start a", Some(Line::Start("a"))),
             ("ok a 1.25", Some(Line::Done("a", Verdict::Ok))),
             ("FAILED a: x: y", Some(Line::Done("a", failed("x: y")))),
-            ("FAILED a:", Some(Line::Done("a", failed("no reason given")))),
+            (
+                "FAILED a:",
+                Some(Line::Done("a", failed("no reason given"))),
+            ),
             ("skip a: no SMT", Some(Line::Done("a", Verdict::Skip))),
             ("metric a k=1 l=2", Some(Line::Metric("a k=1 l=2"))),
             ("anything else", None),
@@ -264,14 +291,27 @@ mod tests {
 
     #[test]
     fn metric_line_has_commit_kernel_and_test() {
-        assert_eq!(metric_line("c1", "7.3", "a k=1 l=2"), "c1\t7.3\ta\tk=1 l=2\n");
+        assert_eq!(
+            metric_line("c1", "7.3", "a k=1 l=2"),
+            "c1\t7.3\ta\tk=1 l=2\n"
+        );
         assert_eq!(metric_line("c1", "7.3", "a"), "c1\t7.3\ta\t\n");
     }
 
     #[test]
     fn round_clean_run_leaves_nothing_to_do() {
         let mut round = round(&["a", "b", "c"]);
-        feed(&mut round, &["start a", "ok a 1", "start b", "FAILED b: why", "start c", "skip c: x"]);
+        feed(
+            &mut round,
+            &[
+                "start a",
+                "ok a 1",
+                "start b",
+                "FAILED b: why",
+                "start c",
+                "skip c: x",
+            ],
+        );
         assert!(round.todo().is_empty());
         let want = [Verdict::Ok, Verdict::Failed("why".into()), Verdict::Skip].map(Some);
         assert_eq!(round.verdicts, want);

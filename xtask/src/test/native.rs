@@ -28,7 +28,18 @@ pub fn run(filter: Option<&str>, report: &mut Report) {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     for (name, args) in [
         ("fmt", &["fmt", "--all", "--check"][..]),
-        ("clippy", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        (
+            "clippy",
+            &[
+                "clippy",
+                "--release",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
     ] {
         if wanted(name) {
             say(format_args!("native: {name}"));
@@ -39,7 +50,14 @@ pub fn run(filter: Option<&str>, report: &mut Report) {
         verdict(check.name, tidy::run_check(check), report);
     }
     let mut tests = cargo();
-    tests.args(["test", "--release", "--workspace", "--exclude", "umcg-vmtest", "--no-fail-fast"]);
+    tests.args([
+        "test",
+        "--release",
+        "--workspace",
+        "--exclude",
+        "umcg-vmtest",
+        "--no-fail-fast",
+    ]);
     suite("cargo test", tests.args(filter), report);
     loom(filter, report);
 }
@@ -55,7 +73,15 @@ fn loom_tests() -> Command {
     let mut cmd = cargo();
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     cmd.env("RUSTFLAGS", format!("{flags} --cfg loom"));
-    cmd.args(["test", "--release", "-p", "umcg", "--lib", "--tests", "--target-dir"]);
+    cmd.args([
+        "test",
+        "--release",
+        "-p",
+        "umcg",
+        "--lib",
+        "--tests",
+        "--target-dir",
+    ]);
     cmd.arg(target_dir().join("loom"));
     cmd
 }
@@ -72,7 +98,11 @@ fn loom(filter: Option<&str>, report: &mut Report) {
         .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
         .collect();
     if !names.is_empty() {
-        suite("loom", loom_tests().args(["--", "--exact"]).args(names), report);
+        suite(
+            "loom",
+            loom_tests().args(["--", "--exact"]).args(names),
+            report,
+        );
     }
 }
 
@@ -100,8 +130,12 @@ fn suite(name: &str, cmd: &mut Command, report: &mut Report) {
 
 fn counted(cmd: &mut Command) -> Result<(bool, Counts)> {
     cmd.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = cmd.spawn().with_context(|| format!("cannot start: {}", proc::show(cmd)))?;
-    let Some(out) = child.stdout.take() else { bail!("no output: {}", proc::show(cmd)) };
+    let mut child = cmd
+        .spawn()
+        .with_context(|| format!("cannot start: {}", proc::show(cmd)))?;
+    let Some(out) = child.stdout.take() else {
+        bail!("no output: {}", proc::show(cmd))
+    };
     let mut counts = Counts::default();
     for line in BufReader::new(out).split(b'\n') {
         let line = line.context("cannot read from cargo test")?;
@@ -135,7 +169,9 @@ impl Counts {
             }
         } else if let Some(rest) = line.strip_prefix("test result: ") {
             let count = |word: &str| {
-                let field = rest.split([';', '.']).find_map(|f| f.trim().strip_suffix(word));
+                let field = rest
+                    .split([';', '.'])
+                    .find_map(|f| f.trim().strip_suffix(word));
                 field.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
             };
             self.passed += count("passed");
@@ -182,7 +218,11 @@ test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
     #[test]
     fn suite_that_cannot_build_is_one_failure() {
         let mut report = Report::default();
-        suite("x", Command::new("sh").args(["-c", "exit 101"]), &mut report);
+        suite(
+            "x",
+            Command::new("sh").args(["-c", "exit 101"]),
+            &mut report,
+        );
         assert!(report.summary().contains("1 failed"));
     }
 

@@ -39,7 +39,10 @@ pub fn parse(list: &str, filter: Option<&str>) -> Result<Vec<Boot>> {
         }
         match boots.iter_mut().find(|boot| boot.word == word) {
             Some(boot) => boot.tests.push(test),
-            None => boots.push(Boot { word, tests: vec![test] }),
+            None => boots.push(Boot {
+                word,
+                tests: vec![test],
+            }),
         }
     }
     Ok(boots)
@@ -63,7 +66,11 @@ pub fn timeout(tests: &[VmTest]) -> Duration {
 pub fn configure(vm: &mut Vm, word: &str) -> Result<()> {
     for part in word.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let number = || value.parse().with_context(|| format!("boot word {word}: {part}"));
+        let number = || {
+            value
+                .parse()
+                .with_context(|| format!("boot word {word}: {part}"))
+        };
         match key {
             "icount" if value.is_empty() => vm.icount = true,
             "cpus" => vm.cpus = number()?,
@@ -92,8 +99,17 @@ mod tests {
     #[test]
     fn parse_groups_by_boot_word_in_order() {
         let boots = parse(LIST, None).unwrap();
-        let names = |i: usize| boots[i].tests.iter().map(|t| t.name.as_str()).collect::<Vec<_>>();
-        assert_eq!((boots.len(), names(0), names(1)), (2, vec!["vm_a", "vm_ab"], vec!["vm_b"]));
+        let names = |i: usize| {
+            boots[i]
+                .tests
+                .iter()
+                .map(|t| t.name.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (boots.len(), names(0), names(1)),
+            (2, vec!["vm_a", "vm_ab"], vec!["vm_b"])
+        );
         assert_eq!(timeout(&boots[0].tests), Duration::from_secs(13 * 4 + 120));
     }
 
@@ -106,9 +122,19 @@ mod tests {
 
     #[test]
     fn parse_bad_line_is_named() {
-        for line in ["vm_a", "vm_a b", "vm_a b x", "vm_a b 1 2", "vm_a b -1", "vm_a b inf"] {
+        for line in [
+            "vm_a",
+            "vm_a b",
+            "vm_a b x",
+            "vm_a b 1 2",
+            "vm_a b -1",
+            "vm_a b inf",
+        ] {
             let err = parse(line, None).unwrap_err().to_string();
-            assert!(err.contains(line) && err.contains("NAME BOOT SECONDS"), "{err}");
+            assert!(
+                err.contains(line) && err.contains("NAME BOOT SECONDS"),
+                "{err}"
+            );
         }
     }
 
@@ -116,7 +142,10 @@ mod tests {
     fn configure_options_labels_and_unknown_keys() {
         let mut vm = Vm::new("7.3").unwrap();
         configure(&mut vm, "life,cpus=3,icount,mem=1G,disk=64,append=a=b").unwrap();
-        assert_eq!((vm.cpus, vm.icount, vm.mem.as_str(), vm.disk_mb), (3, true, "1G", Some(64)));
+        assert_eq!(
+            (vm.cpus, vm.icount, vm.mem.as_str(), vm.disk_mb),
+            (3, true, "1G", Some(64))
+        );
         assert_eq!(vm.append, ["a=b"]);
         configure(&mut vm, "topology=1:2:2").unwrap();
         assert_eq!((vm.cpus, vm.topology), (4, Some((1, 2, 2))));

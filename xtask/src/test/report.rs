@@ -51,15 +51,26 @@ impl Report {
     /// The end of the output: mishaps, failures, the total line last.
     pub fn summary(&self) -> String {
         let mut text = String::new();
-        for (title, list) in
-            [("infrastructure (repeated once)", &self.mishaps), ("failures", &self.failures)]
-        {
+        for (title, list) in [
+            ("infrastructure (repeated once)", &self.mishaps),
+            ("failures", &self.failures),
+        ] {
             if !list.is_empty() {
-                let _ = writeln!(text, "\n{title}: {}\n    {}", list.len(), list.join("\n    "));
+                let _ = writeln!(
+                    text,
+                    "\n{title}: {}\n    {}",
+                    list.len(),
+                    list.join("\n    ")
+                );
             }
         }
         let word = if self.passed_all() { "ok" } else { "FAILED" };
-        let Self { passed, failed, skipped, .. } = self;
+        let Self {
+            passed,
+            failed,
+            skipped,
+            ..
+        } = self;
         let _ = writeln!(
             text,
             "\ntest result: {word}. {passed} passed; {failed} failed; {skipped} skipped"
@@ -95,7 +106,13 @@ mod tests {
         report.fail("b", "two");
         report.mishap("boot died");
         let text = report.summary();
-        for part in ["failures: 2", "a: one", "b: two", "infrastructure (repeated once): 1", "boot died"] {
+        for part in [
+            "failures: 2",
+            "a: one",
+            "b: two",
+            "infrastructure (repeated once): 1",
+            "boot died",
+        ] {
             assert!(text.contains(part), "{part} not in {text}");
         }
     }
