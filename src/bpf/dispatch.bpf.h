@@ -74,6 +74,15 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	return moved && scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
 }
 
+/* Staged for this very stint, and not taken since. */
+static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w)
+{
+	u64 word = READ_ONCE(w->word);
+
+	return choice == choice_make(choice >> 32, w->gen, word) &&
+	       word_state(word) == UMCG_RUNNABLE;
+}
+
 /* The next choice that server @home staged and that is still true. */
 static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 {
@@ -92,12 +101,11 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 		w = worker_rec(idx);
 		if (!w)
 			continue;
-		word = READ_ONCE(w->word);
-		if (choice != choice_make(idx, w->gen, word) ||
-		    word_state(word) != UMCG_RUNNABLE) {
+		if (!choice_true(choice, w)) {
 			count_on(k->c, ring_stale);
 			continue;
 		}
+		word = READ_ONCE(w->word);
 		claim = claim_value(home, word);
 		if (!claim_try(w, claim))
 			continue;
@@ -112,6 +120,26 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 	return false;
 }
 
+/* The worker of the first choice that is still true; stale ones are dropped. */
+static __always_inline struct umcg_worker *next_choice(struct umcg_pick *k)
+{
+	int i;
+
+	bpf_for(i, 0, TAKE_TRIES) {
+		u64 choice = ring_peek(&k->s->ring);
+		struct umcg_worker *w;
+
+		if (!choice)
+			return NULL;
+		w = worker_rec(choice >> 32);
+		if (w && choice_true(choice, w))
+			return w;
+		ring_take(&k->s->ring);
+		count_on(k->c, ring_stale);
+	}
+	return NULL;
+}
+
 /*
  * PARK's head against the next choice. The same worker: taking the head is the
  * cheap way to take the choice. A head that is earlier by more than LAG goes
@@ -122,15 +150,14 @@ enum umcg_next { NEXT_HEAD, NEXT_CHOICE, NEXT_BOTH };
 
 static __always_inline u32 head_or_choice(struct umcg_pick *k)
 {
-	u64 choice = ring_peek(&k->s->ring), key;
-	struct umcg_worker *w;
+	struct umcg_worker *w = next_choice(k);
+	u64 key;
 
-	if (!choice)
+	if (!w)
 		return NEXT_HEAD;
-	w = worker_rec(choice >> 32);
-	if (!w || umcg_order == UMCG_ORDER_OWN || !head_key(k->cpu, &key))
+	if (umcg_order == UMCG_ORDER_OWN || !head_key(k->cpu, &key))
 		return NEXT_CHOICE;
-	if (key == w->key && choice == choice_make(choice >> 32, w->gen, w->word))
+	if (key == w->key)
 		return NEXT_BOTH;
 	if (key_before(key + LAG_NS, w->key)) {
 		count_on(k->c, ring_head);

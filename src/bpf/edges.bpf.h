@@ -16,6 +16,8 @@
 
 #include "dispatch.bpf.h"
 
+#define MIN_LEFT_NS (200 * NSEC_PER_USEC)	/* less is not worth a switch */
+
 static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 {
 	struct umcg_task *t = task_ctx(p);
@@ -30,7 +32,6 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
 		return;
 	now = umcg_now();
-	t->woke_ns = now;
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
 			UMCG_RUNNABLE, now);
@@ -64,10 +65,15 @@ static __always_inline void running_worker(struct task_struct *p,
 	if (!w)
 		return;
 	since = w->since_ns;
-	old = word_move(&w->word, &w->since_ns,
-			FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE), UMCG_RUNNING, now);
-	if (word_state(old) == UMCG_RUNNABLE && now > since)
-		w->wait_ns += now - since;
+	/* An attribute change of the running task restores it here: no edge. */
+	if (word_state(READ_ONCE(w->word)) != UMCG_RUNNING) {
+		old = word_move(&w->word, &w->since_ns,
+				FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE),
+				UMCG_RUNNING, now);
+		if (word_state(old) == UMCG_RUNNABLE && now > since)
+			w->wait_ns += now - since;
+		count_on(c, switches);
+	}
 	claim_drop(w);
 
 	idle_account(c, t);
@@ -78,7 +84,6 @@ static __always_inline void running_worker(struct task_struct *p,
 		c->vnow = t->v;
 	w->weight = worker_weight(p, w);
 	publish_current(c, t, w, w->weight, now);
-	count_on(c, switches);
 }
 
 static __always_inline void edge_running(struct task_struct *p)
@@ -108,7 +113,7 @@ static __always_inline void stopping_worker(struct task_struct *p,
 					    u64 now)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	u64 flags = UMCG_F_PREEMPTED;
+	u64 flags = UMCG_F_PREEMPTED, ran, slice;
 
 	if (!w)
 		return;
@@ -117,7 +122,9 @@ static __always_inline void stopping_worker(struct task_struct *p,
 	c->cur_idx = 0;
 	if (!runnable)
 		return;
-	t->keeps_place = !t->yielded && now - c->picked_ns < worker_slice(w);
+	ran = now - c->picked_ns;
+	slice = worker_slice(w);
+	t->left_ns = !t->yielded && ran + MIN_LEFT_NS < slice ? slice - ran : 0;
 	if (t->yielded) {
 		/* Behind those that wait already, or a yield would change nothing. */
 		if (key_before(t->v, c->vnow))
@@ -126,7 +133,7 @@ static __always_inline void stopping_worker(struct task_struct *p,
 	}
 	if (request_stands(w)) {
 		w->request = 0;
-		t->keeps_place = 0;
+		t->left_ns = 0;
 		count_on(c, preempt_forced);
 	}
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
@@ -231,6 +238,7 @@ static __always_inline void edge_tick(struct task_struct *p)
 	if (!scx_bpf_dsq_nr_queued(PARK(cpu)))
 		return;
 	count_on(c, preempt_tick);
+	c->preempting = 1;
 	scx_bpf_task_set_slice(p, 0);
 }
 

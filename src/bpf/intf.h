@@ -197,6 +197,7 @@ struct umcg_server {
 	X(preempt_tick, "running workers preempted by the tick for a waiter")	\
 	X(preempt_forced, "forced RUNNING to RUNNABLE by kick or quantum")	\
 	X(kick_missed, "requests that hit somebody else, who was let go on")	\
+	X(resumed, "workers that went on after a kernel thread had cut in")	\
 	X(kept, "running workers whose key was still the earliest")		\
 	X(refilled, "lone workers whose slice was refilled")			\
 	X(rotated, "heads taken from a longer neighbour")			\

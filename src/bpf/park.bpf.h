@@ -77,10 +77,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	else
 		clock_move(t, home);
 
-	/* Who was pushed aside before its slice was used up keeps its place. */
-	key = umcg_order == UMCG_ORDER_ARRIVAL && t->keeps_place ?
-		w->key : key_of(t, w, t->v, now);
-	t->keeps_place = 0;
+	key = key_of(t, w, t->v, now);
 	w->key = key;
 	w->home = home;
 	t->parked_ns = now;
@@ -125,6 +122,14 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 		return;
 	}
+	/* A kernel thread cut in: that is nobody's decision, it goes on after it. */
+	if (t->left_ns && !(enq_flags & SCX_ENQ_WAKEUP) && !c->preempting) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, t->left_ns, 0);
+		t->left_ns = 0;
+		count(resumed);
+		return;
+	}
+	t->left_ns = 0;
 	/* select_cpu was skipped: this is the first look at its idle CPU. */
 	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
 		mark_waker(bpf_get_smp_processor_id(), now);
@@ -166,7 +171,7 @@ static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, KERNEL_SLICE_NS, 0);
 		return;
 	}
-	if (!is_kernel_task(p))
+	if (!t || t->kind == UMCG_K_ANONYMOUS)
 		count(anonymous);
 	kernelq_enqueue(p, scx_bpf_task_cpu(p), enq_flags);
 }

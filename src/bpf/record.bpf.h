@@ -33,7 +33,7 @@ struct umcg_task {
 	u64 exec;		/* se.sum_exec_runtime at the last charge */
 	u64 quiet_ns;		/* CPU time since it slept or woke somebody */
 	u64 parked_ns;		/* 0 = not parked */
-	u64 woke_ns;		/* when it last became RUNNABLE by a wake-up */
+	u64 left_ns;		/* of its slice, when it was pushed aside */
 	u32 idx;
 	u32 gen;
 	u32 avg_ns;
@@ -44,7 +44,6 @@ struct umcg_task {
 	u8 preempt;		/* select_cpu found somebody to preempt */
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
-	u8 keeps_place;		/* was pushed aside before its slice was used */
 };
 
 struct {

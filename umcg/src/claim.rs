@@ -58,14 +58,18 @@ impl Worker {
     #[doc(alias = "claim_try")]
     #[must_use = "a claim that was lost must not be acted on"]
     pub fn try_claim(&self, claim: Claim) -> bool {
-        self.claim.compare_exchange(0, claim.0, AcqRel, Acquire).is_ok()
+        self.claim
+            .compare_exchange(0, claim.0, AcqRel, Acquire)
+            .is_ok()
     }
 
     /// Gives `claim` back; false when it does not stand any more. Dispatch, who
     /// took it.
     #[doc(alias = "claim_release")]
     pub fn release_claim(&self, claim: Claim) -> bool {
-        self.claim.compare_exchange(claim.0, 0, AcqRel, Relaxed).is_ok()
+        self.claim
+            .compare_exchange(claim.0, 0, AcqRel, Relaxed)
+            .is_ok()
     }
 
     /// Ends whatever claim stands: the worker is queued anew, or it slept.
@@ -148,7 +152,9 @@ mod tests {
         let worker = waiting();
         assert!(worker.try_claim(Claim::new(0, WAITS)));
         assert!(!worker.sweep_claim());
-        worker.word.store(WAITS.next(0, State::Running as u64).0, Relaxed);
+        worker
+            .word
+            .store(WAITS.next(0, State::Running as u64).0, Relaxed);
         assert!(worker.sweep_claim());
         assert!(!worker.sweep_claim());
         assert_eq!(worker.claim.load(Relaxed), 0);

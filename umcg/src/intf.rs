@@ -204,42 +204,43 @@ pub const umcg_counter_UMCG_C_preempt_wake: umcg_counter = 8;
 pub const umcg_counter_UMCG_C_preempt_tick: umcg_counter = 9;
 pub const umcg_counter_UMCG_C_preempt_forced: umcg_counter = 10;
 pub const umcg_counter_UMCG_C_kick_missed: umcg_counter = 11;
-pub const umcg_counter_UMCG_C_kept: umcg_counter = 12;
-pub const umcg_counter_UMCG_C_refilled: umcg_counter = 13;
-pub const umcg_counter_UMCG_C_rotated: umcg_counter = 14;
-pub const umcg_counter_UMCG_C_activations: umcg_counter = 15;
-pub const umcg_counter_UMCG_C_server_wakes: umcg_counter = 16;
-pub const umcg_counter_UMCG_C_server_wake_fail: umcg_counter = 17;
-pub const umcg_counter_UMCG_C_blocks: umcg_counter = 18;
-pub const umcg_counter_UMCG_C_wakes: umcg_counter = 19;
-pub const umcg_counter_UMCG_C_exits: umcg_counter = 20;
-pub const umcg_counter_UMCG_C_edge_illegal: umcg_counter = 21;
-pub const umcg_counter_UMCG_C_word_race: umcg_counter = 22;
-pub const umcg_counter_UMCG_C_lst_push: umcg_counter = 23;
-pub const umcg_counter_UMCG_C_lst_dup: umcg_counter = 24;
-pub const umcg_counter_UMCG_C_lst_race: umcg_counter = 25;
-pub const umcg_counter_UMCG_C_lst_resync: umcg_counter = 26;
-pub const umcg_counter_UMCG_C_ring_stale: umcg_counter = 27;
-pub const umcg_counter_UMCG_C_ring_retry: umcg_counter = 28;
-pub const umcg_counter_UMCG_C_ring_head: umcg_counter = 29;
-pub const umcg_counter_UMCG_C_claim_lost: umcg_counter = 30;
-pub const umcg_counter_UMCG_C_rescued: umcg_counter = 31;
-pub const umcg_counter_UMCG_C_kick_idle: umcg_counter = 32;
-pub const umcg_counter_UMCG_C_idle_retry: umcg_counter = 33;
-pub const umcg_counter_UMCG_C_idle_found: umcg_counter = 34;
-pub const umcg_counter_UMCG_C_idle_work_ns: umcg_counter = 35;
-pub const umcg_counter_UMCG_C_busy_ns: umcg_counter = 36;
-pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 37;
-pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 38;
-pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 39;
-pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 40;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_mig_disabled: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_resumed: umcg_counter = 12;
+pub const umcg_counter_UMCG_C_kept: umcg_counter = 13;
+pub const umcg_counter_UMCG_C_refilled: umcg_counter = 14;
+pub const umcg_counter_UMCG_C_rotated: umcg_counter = 15;
+pub const umcg_counter_UMCG_C_activations: umcg_counter = 16;
+pub const umcg_counter_UMCG_C_server_wakes: umcg_counter = 17;
+pub const umcg_counter_UMCG_C_server_wake_fail: umcg_counter = 18;
+pub const umcg_counter_UMCG_C_blocks: umcg_counter = 19;
+pub const umcg_counter_UMCG_C_wakes: umcg_counter = 20;
+pub const umcg_counter_UMCG_C_exits: umcg_counter = 21;
+pub const umcg_counter_UMCG_C_edge_illegal: umcg_counter = 22;
+pub const umcg_counter_UMCG_C_word_race: umcg_counter = 23;
+pub const umcg_counter_UMCG_C_lst_push: umcg_counter = 24;
+pub const umcg_counter_UMCG_C_lst_dup: umcg_counter = 25;
+pub const umcg_counter_UMCG_C_lst_race: umcg_counter = 26;
+pub const umcg_counter_UMCG_C_lst_resync: umcg_counter = 27;
+pub const umcg_counter_UMCG_C_ring_stale: umcg_counter = 28;
+pub const umcg_counter_UMCG_C_ring_retry: umcg_counter = 29;
+pub const umcg_counter_UMCG_C_ring_head: umcg_counter = 30;
+pub const umcg_counter_UMCG_C_claim_lost: umcg_counter = 31;
+pub const umcg_counter_UMCG_C_rescued: umcg_counter = 32;
+pub const umcg_counter_UMCG_C_kick_idle: umcg_counter = 33;
+pub const umcg_counter_UMCG_C_idle_retry: umcg_counter = 34;
+pub const umcg_counter_UMCG_C_idle_found: umcg_counter = 35;
+pub const umcg_counter_UMCG_C_idle_work_ns: umcg_counter = 36;
+pub const umcg_counter_UMCG_C_busy_ns: umcg_counter = 37;
+pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
+pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
+pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
+pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_mig_disabled: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
 pub type umcg_counter = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
@@ -272,7 +273,7 @@ pub struct umcg_cpu {
     pub offline: u32_,
     pub act_ns: u64_,
     pub __bindgen_padding_1: [u8; 24usize],
-    pub cnt: [u64_; 47usize],
+    pub cnt: [u64_; 48usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {

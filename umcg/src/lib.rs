@@ -43,8 +43,10 @@ pub mod sync;
 pub mod word;
 
 #[cfg(all(test, loom))]
+#[allow(clippy::unwrap_used)]
 mod models;
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod stress;
 
 pub use claim::Claim;

@@ -22,14 +22,9 @@ use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::fence;
 use crate::word::{State, Word};
 
-/// Lost attempts on a list's head before a push gives up; few in a model, so that
-/// it sees that happen.
+/// Lost attempts on a list's head before a push gives up.
 #[doc(alias = "UMCG_PUSH_TRIES")]
-pub const PUSH_TRIES: u32 = if cfg!(loom) {
-    2
-} else {
-    intf::umcg_limits_UMCG_PUSH_TRIES
-};
+pub const PUSH_TRIES: u32 = intf::umcg_limits_UMCG_PUSH_TRIES;
 
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +123,14 @@ impl Server {
     /// this server's, unless it is linked already. `me` is the server's number; the
     /// worker's word and home were written before. Any thread.
     #[doc(alias = "list_push")]
-    pub fn push(
+    pub fn push(&self, list: &List, me: u32, worker: &Worker, index: u32, now_ns: u64) -> Pushed {
+        self.push_within(PUSH_TRIES, list, me, worker, index, now_ns)
+    }
+
+    /// [`push`](Self::push) with its bound as a parameter, for models.
+    pub(crate) fn push_within(
         &self,
+        tries: u32,
         list: &List,
         me: u32,
         worker: &Worker,
@@ -138,13 +139,20 @@ impl Server {
     ) -> Pushed {
         // In the kernel the cmpxchg that wrote the word is this barrier.
         fence(SeqCst);
-        if worker.queued.compare_exchange(0, me + 1, AcqRel, Relaxed).is_err() {
+        if worker
+            .queued
+            .compare_exchange(0, me + 1, AcqRel, Relaxed)
+            .is_err()
+        {
             return Pushed::Already;
         }
         let mut old = list.head.load(Relaxed);
-        for _ in 0..PUSH_TRIES {
+        for _ in 0..tries {
             worker.next.store(old as u32, Relaxed);
-            match list.head.compare_exchange(old, u64::from(index), AcqRel, Relaxed) {
+            match list
+                .head
+                .compare_exchange(old, u64::from(index), AcqRel, Relaxed)
+            {
                 Ok(_) => {
                     if self.unread.fetch_add(1, Relaxed) == 0 {
                         self.unread_ns.store(now_ns, Relaxed);
@@ -186,7 +194,9 @@ mod tests {
     fn drained(server: &Server, workers: &[Worker]) -> Vec<(u32, Word)> {
         let mut scratch = Vec::with_capacity(workers.len());
         let mut out = Vec::new();
-        let calls = server.drain(workers, &mut scratch, ME, |index, word| out.push((index, word)));
+        let calls = server.drain(workers, &mut scratch, ME, |index, word| {
+            out.push((index, word))
+        });
         assert_eq!(calls, out.len());
         out
     }
@@ -200,8 +210,7 @@ mod tests {
     fn list_drain_is_oldest_first_and_blocked_first() {
         let (server, workers) = (Server::new(), records(8));
         for index in [5, 2, 7] {
-            let pushed =
-                server.push(&server.runnable, ME, &workers[index as usize], index, 10);
+            let pushed = server.push(&server.runnable, ME, &workers[index as usize], index, 10);
             assert_eq!(pushed, Pushed::Linked);
         }
         for index in [6, 1] {
@@ -218,10 +227,19 @@ mod tests {
     #[test]
     fn list_push_of_a_linked_worker_is_already() {
         let (server, workers) = (Server::new(), records(2));
-        assert_eq!(server.push(&server.runnable, ME, &workers[1], 1, 0), Pushed::Linked);
+        assert_eq!(
+            server.push(&server.runnable, ME, &workers[1], 1, 0),
+            Pushed::Linked
+        );
         assert_eq!(workers[1].queued.load(Relaxed), ME + 1);
-        assert_eq!(server.push(&server.runnable, ME, &workers[1], 1, 0), Pushed::Already);
-        assert_eq!(server.push(&server.blocked, ME, &workers[1], 1, 0), Pushed::Already);
+        assert_eq!(
+            server.push(&server.runnable, ME, &workers[1], 1, 0),
+            Pushed::Already
+        );
+        assert_eq!(
+            server.push(&server.blocked, ME, &workers[1], 1, 0),
+            Pushed::Already
+        );
         assert_eq!(drained(&server, &workers).len(), 1);
     }
 
@@ -246,7 +264,10 @@ mod tests {
             seen.push(index);
             // Cleared already, while 3 still follows: this changes 1's `next`.
             let again = &workers[index as usize];
-            assert_eq!(server.push(&server.runnable, ME, again, index, 0), Pushed::Linked);
+            assert_eq!(
+                server.push(&server.runnable, ME, again, index, 0),
+                Pushed::Linked
+            );
         });
         assert_eq!(seen, [1, 2, 3]);
         assert_eq!(drained(&server, &workers).len(), 3);

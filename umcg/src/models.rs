@@ -2,21 +2,26 @@
 //!
 //! Each is small, runs the user half against the twins of the kernel half, and ends
 //! in a conservation check: nothing lost, nothing twice. Constants are smaller here
-//! (`STAGE_SLOTS`, `PUSH_TRIES`), so that the rare paths are reached; where a path
-//! must be reached, the model counts it. Loom explores reads of old values and the
-//! fences against them, but no load buffering: green is evidence, not proof.
+//! (slots, tries), so that rare paths are reached; a path that must be reached is
+//! counted. Loom knows reads of old values and the fences against them, but no load
+//! buffering: green is evidence, not proof.
+//!
+//! Loom 0.7 remembers only the last access of a location, so a thread's own load
+//! hides other threads' loads from the write that follows it. Therefore who loads
+//! and then writes is spawned first, who only loads is spawned last (then its loads
+//! meet those writes), and the main thread takes no part.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering as Std};
 
 use loom::sync::Arc;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use crate::claim::Claim;
 use crate::list::Pushed;
 use crate::record::{Ring, Server, Worker};
 use crate::ring::Choice;
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU32, fence};
 use crate::word::{State, Word};
 
@@ -29,44 +34,86 @@ fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     builder.check(body);
 }
 
+/// A thread that shares `it`.
+fn spawn<S: Send + Sync + 'static, T: 'static>(
+    it: &Arc<S>,
+    body: impl FnOnce(&S) -> T + 'static,
+) -> JoinHandle<T> {
+    let it = it.clone();
+    thread::spawn(move || body(&it))
+}
+
+/// How often a path was taken, over all executions of a model.
+struct Reached(AtomicUsize);
+
+impl Reached {
+    const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    fn add(&self, times: usize) {
+        self.0.fetch_add(times, Std::Relaxed);
+    }
+
+    fn check(&self, what: &str) {
+        assert_ne!(
+            self.0.load(Std::Relaxed),
+            0,
+            "the model never reached: {what}"
+        );
+    }
+}
+
 /// A server and its workers; index 0 is never used.
 struct Group {
     server: Server,
     workers: Vec<Worker>,
+    messages: AtomicUsize,
 }
 
+type Seen = [Word; 3];
+
 impl Group {
-    fn new(workers: usize) -> Arc<Self> {
-        let workers: Vec<_> = (0..=workers).map(|_| Worker::new()).collect();
+    fn new() -> Arc<Self> {
+        let workers: Vec<_> = (0..size_of::<Seen>() / 8).map(|_| Worker::new()).collect();
         for worker in &workers[1..] {
             worker.gen_.store(1, Relaxed);
-            worker.home.store(ME, Relaxed);
         }
-        Arc::new(Self { server: Server::new(), workers })
+        Arc::new(Self {
+            server: Server::new(),
+            workers,
+            messages: AtomicUsize::new(0),
+        })
     }
 
     /// The worker becomes RUNNABLE and is pushed, as ops.enqueue does it.
-    fn wake(&self, index: u32) -> Pushed {
-        let worker = &self.workers[index as usize];
+    fn wake(&self, tries: u32, index: u32) -> Pushed {
+        let (server, worker) = (&self.server, &self.workers[index as usize]);
         edge(worker, State::Runnable);
-        self.server.push(&self.server.runnable, ME, worker, index, 1)
+        server.push_within(tries, &server.runnable, ME, worker, index, 1)
     }
 
-    fn drain(&self, seen: &mut [Word]) -> usize {
-        let mut scratch = Vec::with_capacity(self.workers.len());
-        self.server.drain(&self.workers, &mut scratch, ME, |index, word| seen[index as usize] = word)
+    fn drain(&self, seen: &mut Seen) -> usize {
+        let mut scratch = Vec::with_capacity(seen.len());
+        self.server
+            .drain(&self.workers, &mut scratch, ME, |index, word| {
+                seen[index as usize] = word;
+            })
     }
 
     /// Nothing is under way any more: what the server is told of must be all.
-    fn check_nothing_lost(&self, seen: &mut [Word]) {
-        if self.server.has_news() {
-            self.drain(seen);
-        }
+    fn check_nothing_lost(&self, seen: &mut Seen) -> usize {
+        let calls = if self.server.has_news() {
+            self.drain(seen)
+        } else {
+            0
+        };
         assert!(!self.server.has_news());
         for (worker, seen) in self.workers.iter().zip(seen) {
             assert_eq!(worker.word.load(Relaxed), seen.0, "a word was never seen");
             assert_eq!(worker.queued.load(Relaxed), 0, "a link without a list");
         }
+        calls
     }
 }
 
@@ -82,119 +129,151 @@ fn edge(worker: &Worker, state: State) -> Word {
     }
 }
 
+fn drain_twice(group: &Group) -> (Seen, usize) {
+    let mut seen = Seen::default();
+    let calls = group.drain(&mut seen) + group.drain(&mut seen);
+    (seen, calls)
+}
+
 #[test]
 fn loom_list_push_vs_drain() {
     model(4, || {
-        let group = Group::new(2);
-        let pusher = thread::spawn({
-            let group = group.clone();
-            move || {
-                group.wake(1);
-                group.wake(2);
-                group.wake(1);
-            }
-        });
-        let mut seen = [Word(0); 3];
-        group.drain(&mut seen);
-        group.drain(&mut seen);
+        let group = Group::new();
+        let pusher = spawn(&group, |group| [1, 2, 2].map(|index| group.wake(2, index)));
+        let drainer = spawn(&group, drain_twice);
         pusher.join().unwrap();
+        let (mut seen, _) = drainer.join().unwrap();
         group.check_nothing_lost(&mut seen);
     });
 }
 
 #[test]
 fn loom_list_push_vs_push() {
-    static GAVE_UP: AtomicUsize = AtomicUsize::new(0);
-    static ALREADY: AtomicUsize = AtomicUsize::new(0);
-    fn note(pushed: Pushed) -> usize {
-        match pushed {
-            Pushed::Linked => return 1,
-            Pushed::Already => ALREADY.fetch_add(1, Std::Relaxed),
-            Pushed::GaveUp => GAVE_UP.fetch_add(1, Std::Relaxed),
-        };
-        0
-    }
-
+    static ALREADY: Reached = Reached::new();
     model(3, || {
-        let group = Group::new(2);
+        let group = Group::new();
         // Worker 1 by both, as when dispatch puts a choice back beside a wake-up.
-        let pushers = [[1, 2], [2, 1]].map(|order| {
-            let group = group.clone();
-            thread::spawn(move || order.map(|index| note(group.wake(index))).iter().sum::<usize>())
+        let pushers = [[1, 2], [2, 1]]
+            .map(|order| spawn(&group, move |group| order.map(|index| group.wake(4, index))));
+        let drainer = spawn(&group, |group| {
+            let mut seen = Seen::default();
+            (group.drain(&mut seen), seen)
         });
-        let mut seen = [Word(0); 3];
-        let mut calls = group.drain(&mut seen);
-        let linked: usize = pushers.into_iter().map(|p| p.join().unwrap()).sum();
-        if group.server.resync.load(Relaxed) == 0 {
-            calls += group.drain(&mut seen);
-            assert!(calls >= linked, "{linked} links, {calls} calls");
+        let pushed: Vec<_> = pushers
+            .into_iter()
+            .flat_map(|p| p.join().unwrap())
+            .collect();
+        let (mut calls, mut seen) = drainer.join().unwrap();
+        calls += group.check_nothing_lost(&mut seen);
+        let linked = pushed.iter().filter(|&&p| p == Pushed::Linked).count();
+        assert!(
+            !pushed.contains(&Pushed::GaveUp),
+            "four tries are enough for two pushers"
+        );
+        assert_eq!(linked, calls, "linked and drained differ");
+        ALREADY.add(4 - linked);
+    });
+    ALREADY.check("a push that met a link");
+}
+
+#[test]
+fn loom_list_give_up_vs_drain() {
+    static GAVE_UP: Reached = Reached::new();
+    model(3, || {
+        let group = Group::new();
+        let pushers = [&[1][..], &[2, 1]].map(|order| {
+            spawn(&group, |group| {
+                order
+                    .iter()
+                    .filter(|&&i| group.wake(1, i) == Pushed::GaveUp)
+                    .count()
+            })
+        });
+        let drainer = spawn(&group, drain_twice);
+        for pusher in pushers {
+            GAVE_UP.add(pusher.join().unwrap());
         }
+        let (mut seen, _) = drainer.join().unwrap();
         group.check_nothing_lost(&mut seen);
     });
-    assert_ne!(GAVE_UP.load(Std::Relaxed), 0, "no push gave up");
-    assert_ne!(ALREADY.load(Std::Relaxed), 0, "no push met a link");
+    GAVE_UP.check("a push that gave up");
 }
 
 fn choice(index: u32) -> Choice {
     Choice::new(index, 1, Word(0))
 }
 
+fn take(times: usize) -> impl FnOnce(&Ring) -> Vec<Choice> {
+    move |ring| (0..times).filter_map(|_| ring.take()).collect()
+}
+
+/// Those of `indexes` that there was room for.
+fn stage(ring: &Ring, indexes: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
+    indexes
+        .into_iter()
+        .filter(|&index| ring.push(choice(index)))
+        .collect()
+}
+
 /// Everything staged came out once, by whatever way, and nothing is stuck.
 fn check_ring(ring: &Ring, staged: &BTreeSet<u32>, out: impl IntoIterator<Item = Choice>) {
-    let mut left: Vec<_> = out.into_iter().map(Choice::index).collect();
-    ring.len_hint();
-    left.extend(std::iter::from_fn(|| ring.take()).map(Choice::index));
-    assert!(ring.slot.iter().all(|slot| slot.load(Relaxed) == 0), "a choice is out of reach");
-    let once: BTreeSet<_> = left.iter().copied().collect();
-    assert_eq!(once.len(), left.len(), "taken twice: {left:?}");
+    let mut out: Vec<_> = out.into_iter().map(Choice::index).collect();
+    let left = ring.len_hint();
+    let late: Vec<_> = std::iter::from_fn(|| ring.take())
+        .map(Choice::index)
+        .collect();
+    assert!(late.len() <= left, "more choices than positions");
+    out.extend(late);
+    assert!(
+        ring.slot.iter().all(|slot| slot.load(Relaxed) == 0),
+        "a choice is out of reach"
+    );
+    let once: BTreeSet<_> = out.iter().copied().collect();
+    assert_eq!(once.len(), out.len(), "taken twice: {out:?}");
     assert_eq!(&once, staged, "staged and taken differ");
-    for index in [8, 9] {
+    for index in [98, 99] {
         assert!(ring.push(choice(index)), "an empty ring refuses");
         assert_eq!(ring.take().map(Choice::index), Some(index));
     }
 }
 
-fn taker(ring: &Arc<Ring>, takes: usize) -> thread::JoinHandle<Vec<Choice>> {
-    let ring = ring.clone();
-    thread::spawn(move || (0..takes).filter_map(|_| ring.take()).collect())
-}
-
-fn stage(ring: &Ring, staged: &mut BTreeSet<u32>, indexes: impl IntoIterator<Item = u32>) {
-    staged.extend(indexes.into_iter().filter(|&index| ring.push(choice(index))));
-}
-
 #[test]
 fn loom_ring_take_vs_recall() {
-    static RECALLED: AtomicUsize = AtomicUsize::new(0);
+    static RECALLED: Reached = Reached::new();
     model(3, || {
         let ring = Arc::new(Ring::new());
-        let mut staged = BTreeSet::new();
-        stage(&ring, &mut staged, [1, 2]);
-        let takers = [taker(&ring, 2), taker(&ring, 1)];
-        let mut out = Vec::new();
-        ring.recall(|choice| out.push(choice));
-        RECALLED.fetch_add(out.len(), Std::Relaxed);
-        stage(&ring, &mut staged, [3, 4, 5]);
-        out.extend(takers.into_iter().flat_map(|t| t.join().unwrap()));
-        check_ring(&ring, &staged, out);
+        assert_eq!(stage(&ring, [1, 2]).len(), 2);
+        let takers = [spawn(&ring, take(2)), spawn(&ring, take(1))];
+        let server = spawn(&ring, |ring| {
+            let mut out = Vec::new();
+            ring.recall(|choice| out.push(choice));
+            RECALLED.add(out.len());
+            let mut staged = stage(ring, [3, 4, 5]);
+            staged.extend([1, 2]);
+            (staged, out)
+        });
+        let taken: Vec<_> = takers.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        let (staged, out) = server.join().unwrap();
+        check_ring(&ring, &staged, out.into_iter().chain(taken));
     });
-    assert_ne!(RECALLED.load(Std::Relaxed), 0, "nothing was recalled");
+    RECALLED.check("a choice that was recalled");
 }
 
 #[test]
 fn loom_ring_take_vs_take() {
-    static WENT_ROUND: AtomicUsize = AtomicUsize::new(0);
-    model(4, || {
+    static WENT_ROUND: Reached = Reached::new();
+    model(3, || {
         let ring = Arc::new(Ring::new());
-        let mut staged = BTreeSet::new();
-        stage(&ring, &mut staged, [1, 2]);
-        let takers = [taker(&ring, 2), taker(&ring, 1)];
-        stage(&ring, &mut staged, [3, 4]);
-        let out: Vec<_> = takers.into_iter().flat_map(|t| t.join().unwrap()).collect();
-        WENT_ROUND.fetch_add(staged.len() / 4, Std::Relaxed);
-        check_ring(&ring, &staged, out);
+        assert_eq!(stage(&ring, [1, 2]).len(), 2);
+        let takers = [spawn(&ring, take(2)), spawn(&ring, take(1))];
+        let server = spawn(&ring, |ring| stage(ring, [3, 4]));
+        let taken: Vec<_> = takers.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        let mut staged = server.join().unwrap();
+        WENT_ROUND.add(staged.len() / 2);
+        staged.extend([1, 2]);
+        check_ring(&ring, &staged, taken);
     });
-    assert_ne!(WENT_ROUND.load(Std::Relaxed), 0, "no slot was used twice");
+    WENT_ROUND.check("every slot used twice");
 }
 
 /// A worker and its place on the kernel's queue, which moves it to one taker.
@@ -205,10 +284,17 @@ struct Parked {
 }
 
 impl Parked {
-    fn new() -> Arc<Self> {
+    fn new() -> (Arc<Self>, Word) {
         let worker = Worker::new();
-        edge(&worker, State::Runnable);
-        Arc::new(Self { worker, parked: AtomicU32::new(1), runs: AtomicUsize::new(0) })
+        let word = edge(&worker, State::Runnable);
+        (
+            Arc::new(Self {
+                worker,
+                parked: AtomicU32::new(1),
+                runs: AtomicUsize::new(0),
+            }),
+            word,
+        )
     }
 
     /// ops.running: whatever claim stood is met.
@@ -243,140 +329,160 @@ impl Parked {
 
 #[test]
 fn loom_claim_vs_claim() {
-    static HANDED: AtomicUsize = AtomicUsize::new(0);
-    model(4, || {
-        let it = Parked::new();
-        let staged = Word(it.worker.word.load(Relaxed));
-        let other = thread::spawn({
-            let it = it.clone();
-            move || it.dispatch(OTHER, staged)
-        });
-        let mine = it.dispatch(ME, staged);
-        let other = other.join().unwrap();
-        assert!(mine.is_none() || other.is_none(), "handed over twice");
-        for (claim, met) in [mine, other].into_iter().flatten() {
+    static LOST: Reached = Reached::new();
+    model(3, || {
+        let (it, staged) = Parked::new();
+        let servers =
+            [ME, OTHER, OTHER + 1].map(|server| spawn(&it, move |it| it.dispatch(server, staged)));
+        let moved: Vec<_> = servers
+            .into_iter()
+            .filter_map(|s| s.join().unwrap())
+            .collect();
+        LOST.add(3 - moved.len());
+        for &(claim, met) in &moved {
             assert_eq!(met, Some(claim), "ran on somebody else's claim");
-            HANDED.fetch_add(1, Std::Relaxed);
         }
-        assert_eq!(it.runs.load(Std::Relaxed) as u32 + it.parked.load(Relaxed), 1);
-        assert_eq!(it.runs.load(Std::Relaxed), 1, "claimed and not run");
+        assert_eq!(moved.len(), 1, "staged by three, moved once");
+        assert_eq!(it.runs.load(Std::Relaxed), 1);
+        assert_eq!(it.parked.load(Relaxed), 0);
         assert_eq!(it.worker.claim.load(Relaxed), 0, "a claim is left");
     });
-    assert_ne!(HANDED.load(Std::Relaxed), 0);
+    LOST.check("a claim that was lost");
 }
 
 #[test]
 fn loom_claim_vs_wake_elsewhere() {
-    static STALE: AtomicUsize = AtomicUsize::new(0);
+    static STALE: Reached = Reached::new();
     model(4, || {
-        let it = Parked::new();
-        let staged = Word(it.worker.word.load(Relaxed));
+        let (it, staged) = Parked::new();
         // Another CPU takes it off the queue by itself, runs it, it sleeps and is
         // woken again, and is then staged anew by another server.
-        let elsewhere = thread::spawn({
-            let it = it.clone();
-            move || {
-                if !it.unpark() {
-                    return (0, None);
-                }
-                it.run();
-                edge(&it.worker, State::Blocked);
-                it.worker.drop_claim();
-                let woken = edge(&it.worker, State::Runnable);
-                it.worker.drop_claim();
-                it.parked.store(1, crate::sync::Ordering::Release);
-                (1, it.dispatch(OTHER, woken))
+        let elsewhere = spawn(&it, |it| {
+            if !it.unpark() {
+                return (0, None);
             }
+            it.run();
+            edge(&it.worker, State::Blocked);
+            it.worker.drop_claim();
+            let woken = edge(&it.worker, State::Runnable);
+            it.worker.drop_claim();
+            it.parked.store(1, Release);
+            (1, it.dispatch(OTHER, woken))
         });
-        let mine = it.dispatch(ME, staged);
+        let mine = spawn(&it, move |it| it.dispatch(ME, staged));
         let (took, other) = elsewhere.join().unwrap();
+        let mine = mine.join().unwrap();
 
         if let Some((claim, met)) = other {
             assert_eq!(met, Some(claim), "a claim was ended by who did not hold it");
         }
-        if mine.is_some() && took == 1 {
-            // Claimed for the old word, moved with the new one: runs once all the same.
-            STALE.fetch_add(1, Std::Relaxed);
-        }
+        // Claimed for the old word, moved with the new one: it runs once all the same.
+        STALE.add(usize::from(mine.is_some() && took == 1));
         let moved = usize::from(mine.is_some()) + took + usize::from(other.is_some());
         assert_eq!(it.runs.load(Std::Relaxed), moved, "moved and run differ");
-        assert_eq!(moved + it.parked.load(Relaxed) as usize, took + 1, "parked and moved differ");
+        assert_eq!(
+            moved + it.parked.load(Relaxed) as usize,
+            took + 1,
+            "parked and moved differ"
+        );
         assert_eq!(it.worker.claim.load(Relaxed), 0, "a claim is left");
-        assert!(!it.worker.sweep_claim());
     });
-    assert_ne!(STALE.load(Std::Relaxed), 0, "the claim never came too late");
+    STALE.check("a claim that came too late");
 }
 
 #[test]
 fn loom_sleep_vs_wake() {
-    static SLEPT: AtomicUsize = AtomicUsize::new(0);
-    static TOOK_BACK: AtomicUsize = AtomicUsize::new(0);
-    model(4, || {
-        let group = Group::new(1);
-        let messages = std::sync::Arc::new(AtomicUsize::new(0));
-        let wakers = [false, true].map(|by_must| {
-            let (group, messages) = (group.clone(), messages.clone());
-            thread::spawn(move || {
-                if by_must {
-                    group.server.must.store(1, Relaxed);
-                } else {
-                    group.wake(1);
-                }
-                if group.server.take_asleep() {
-                    messages.fetch_add(1, Std::Relaxed);
-                }
-            })
+    static SLEPT: Reached = Reached::new();
+    static TOOK_BACK: Reached = Reached::new();
+    model(3, || {
+        let group = Group::new();
+        let ring_the_bell = |group: &Group| {
+            group
+                .messages
+                .fetch_add(usize::from(group.server.take_asleep()), Std::Relaxed);
+        };
+        let by_push = spawn(&group, move |group| {
+            group.wake(2, 1);
+            ring_the_bell(group);
         });
-        group.server.begin_sleep();
-        let sleeps = !group.server.has_news();
-        let took_back = !sleeps && group.server.cancel_sleep();
-        for waker in wakers {
-            waker.join().unwrap();
-        }
+        let by_must = spawn(&group, move |group| {
+            group.server.must.store(1, Relaxed);
+            ring_the_bell(group);
+        });
+        let server = spawn(&group, |group| {
+            group.server.begin_sleep();
+            let sleeps = !group.server.has_news();
+            (sleeps, !sleeps && group.server.cancel_sleep())
+        });
+        by_push.join().unwrap();
+        by_must.join().unwrap();
+        let (sleeps, took_back) = server.join().unwrap();
 
-        let messages = messages.load(Std::Relaxed);
+        let messages = group.messages.load(Std::Relaxed);
         if sleeps {
             assert_eq!(messages, 1, "sleeps on work, or woken twice");
-            SLEPT.fetch_add(1, Std::Relaxed);
         } else {
-            assert_eq!(messages, usize::from(!took_back), "cancelled and message differ");
-            TOOK_BACK.fetch_add(usize::from(took_back), Std::Relaxed);
+            assert_eq!(
+                messages,
+                usize::from(!took_back),
+                "cancelled and message differ"
+            );
         }
+        SLEPT.add(usize::from(sleeps));
+        TOOK_BACK.add(usize::from(took_back));
         assert!(!group.server.cancel_sleep());
         group.server.must.store(0, Relaxed);
-        group.check_nothing_lost(&mut [Word(0); 2]);
+        group.check_nothing_lost(&mut Seen::default());
     });
-    assert_ne!(SLEPT.load(Std::Relaxed), 0);
-    assert_ne!(TOOK_BACK.load(Std::Relaxed), 0);
+    SLEPT.check("a sleep");
+    TOOK_BACK.check("a sleep that nobody had seen");
 }
 
 /// The counter of `src/bpf/idle.bpf.h` and one CPU's bit in the kernel's idle mask.
+struct Idle {
+    pending: AtomicU32,
+    bit: AtomicU32,
+}
+
 #[test]
 fn loom_idle_vs_park() {
-    static KICKED: AtomicUsize = AtomicUsize::new(0);
-    static LOOKED: AtomicUsize = AtomicUsize::new(0);
+    static KICKED: Reached = Reached::new();
+    static LOOKED: Reached = Reached::new();
     model(4, || {
-        let (pending, idle) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let idle = Arc::new(Idle {
+            pending: AtomicU32::new(0),
+            bit: AtomicU32::new(0),
+        });
         let enqueues = [(); 2].map(|()| {
-            let (pending, idle) = (pending.clone(), idle.clone());
-            thread::spawn(move || {
-                pending.fetch_add(1, Relaxed);
+            spawn(&idle, |idle| {
+                idle.pending.fetch_add(1, Relaxed);
                 fence(SeqCst);
-                // scx_bpf_pick_idle_cpu(): tests and clears.
-                idle.load(Relaxed) != 0 && idle.swap(0, AcqRel) != 0
+                // scx_bpf_pick_idle_cpu(): looks, then tests and clears.
+                idle.bit.load(Relaxed) != 0 && idle.bit.swap(0, AcqRel) != 0
             })
         });
-        idle.store(1, Relaxed);
-        fence(SeqCst);
-        let looks_again = pending.load(Relaxed) > 0;
-        let kicks = enqueues.map(|e| e.join().unwrap()).iter().filter(|&&kick| kick).count();
+        let cpu = spawn(&idle, |idle| {
+            idle.bit.store(1, Relaxed);
+            fence(SeqCst);
+            idle.pending.load(Relaxed) > 0
+        });
+        let kicks = enqueues
+            .into_iter()
+            .filter_map(|e| e.join().unwrap().then_some(()))
+            .count();
+        let looks_again = cpu.join().unwrap();
 
+        assert!(looks_again || kicks > 0, "the CPU sleeps on parked work");
         assert!(kicks <= 1, "one idle CPU was found twice");
-        assert!(looks_again || kicks == 1, "the CPU sleeps on parked work");
-        assert_eq!(pending.load(Relaxed), 2, "parked and counted differ");
-        KICKED.fetch_add(kicks, Std::Relaxed);
-        LOOKED.fetch_add(usize::from(looks_again), Std::Relaxed);
+        assert_eq!(
+            idle.bit.load(Relaxed) as usize + kicks,
+            1,
+            "the idle bit was lost"
+        );
+        assert_eq!(idle.pending.load(Relaxed), 2, "parked and counted differ");
+        KICKED.add(kicks);
+        LOOKED.add(usize::from(looks_again));
     });
-    assert_ne!(KICKED.load(Std::Relaxed), 0);
-    assert_ne!(LOOKED.load(Std::Relaxed), 0);
+    KICKED.check("an idle CPU that was kicked");
+    LOOKED.check("a CPU that looked again");
 }

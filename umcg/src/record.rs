@@ -388,11 +388,26 @@ mod tests {
     #[test]
     fn record_writers_do_not_share_a_line() {
         let line = |offset: usize| offset / 64;
-        assert_ne!(line(offset_of!(Worker, burst_ns)), line(offset_of!(Worker, claim)));
-        assert_ne!(line(offset_of!(Worker, pad1)), line(offset_of!(Worker, bias_ns)));
-        assert_ne!(line(offset_of!(Server, absent)), line(offset_of!(Server, runnable)));
-        assert_ne!(line(offset_of!(Server, asleep)), line(offset_of!(Server, epoch)));
-        assert_ne!(line(offset_of!(Server, worst_key)), line(offset_of!(Server, ring)));
+        assert_ne!(
+            line(offset_of!(Worker, burst_ns)),
+            line(offset_of!(Worker, claim))
+        );
+        assert_ne!(
+            line(offset_of!(Worker, pad1)),
+            line(offset_of!(Worker, bias_ns))
+        );
+        assert_ne!(
+            line(offset_of!(Server, absent)),
+            line(offset_of!(Server, runnable))
+        );
+        assert_ne!(
+            line(offset_of!(Server, asleep)),
+            line(offset_of!(Server, epoch))
+        );
+        assert_ne!(
+            line(offset_of!(Server, worst_key)),
+            line(offset_of!(Server, ring))
+        );
         assert_ne!(line(offset_of!(Ring, head)), line(offset_of!(Ring, tail)));
         assert_ne!(line(offset_of!(Ring, tail)), line(offset_of!(Ring, slot)));
     }
@@ -401,8 +416,19 @@ mod tests {
     fn record_new_is_zeroed() {
         use crate::sync::Ordering::Relaxed;
         assert_eq!(Worker::new().word.load(Relaxed), 0);
-        assert_eq!(Server::new().ring.slot.iter().map(|s| s.load(Relaxed)).sum::<u64>(), 0);
-        assert_eq!(Cpu::new().cnt.iter().map(|c| c.load(Relaxed)).sum::<u64>(), 0);
+        assert_eq!(
+            Server::new()
+                .ring
+                .slot
+                .iter()
+                .map(|s| s.load(Relaxed))
+                .sum::<u64>(),
+            0
+        );
+        assert_eq!(
+            Cpu::new().cnt.iter().map(|c| c.load(Relaxed)).sum::<u64>(),
+            0
+        );
     }
 
     #[test]

@@ -70,7 +70,13 @@ impl Choice {
 
 impl fmt::Debug for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Choice({} gen {} tag {:#08x})", self.index(), self.generation(), self.tag())
+        write!(
+            f,
+            "Choice({} gen {} tag {:#08x})",
+            self.index(),
+            self.generation(),
+            self.tag()
+        )
     }
 }
 
@@ -110,7 +116,10 @@ impl Ring {
         // plain store, although the slot is free: a slot in range that is taken was
         // broken by somebody else, and loom only orders RMWs against the takers'.
         let slot = self.slot_at(tail);
-        if slot.compare_exchange(0, choice.0, Release, Relaxed).is_err() {
+        if slot
+            .compare_exchange(0, choice.0, Release, Relaxed)
+            .is_err()
+        {
             return false;
         }
         self.tail.store(tail + 1, Release);
@@ -125,7 +134,9 @@ impl Ring {
         let head = self.head.load(Relaxed);
         let choice = Choice::from_raw(self.slot_at(head).swap(0, AcqRel))?;
         // Who loses this does not mind: somebody moved it over this very slot.
-        let _ = self.head.compare_exchange(head, head.wrapping_add(1), AcqRel, Relaxed);
+        let _ = self
+            .head
+            .compare_exchange(head, head.wrapping_add(1), AcqRel, Relaxed);
         Some(choice)
         // pairs with push() and recall()
     }
@@ -172,7 +183,9 @@ mod tests {
     }
 
     fn indexes(ring: &Ring) -> Vec<u32> {
-        std::iter::from_fn(|| ring.take()).map(Choice::index).collect()
+        std::iter::from_fn(|| ring.take())
+            .map(Choice::index)
+            .collect()
     }
 
     fn recalled(ring: &Ring) -> Vec<u32> {

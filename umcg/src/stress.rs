@@ -1,1 +1,424 @@
-#![doc = "placeholder"]
+//! The protocols under native threads, a million operations each, all ending in
+//! conservation: nothing lost, nothing twice. Names and checks are those of the
+//! tests that hammer the C side.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::claim::Claim;
+use crate::list::Pushed;
+use crate::record::{MAX_CPUS, Ring, Server, Worker};
+use crate::ring::Choice;
+use crate::sync::AtomicU32;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::word::{State, Word};
+
+const OPERATIONS: u32 = 1_000_000;
+const PUSHERS: u32 = 3;
+
+/// A small generator, so that runs repeat.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u32 % bound
+    }
+}
+
+fn random(seed: u32) -> Random {
+    Random(0x9e37_79b9_7f4a_7c15 ^ u64::from(seed) << 20)
+}
+
+/// Sets its flag when dropped, so that a failed thread stops the others.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
+    }
+}
+
+fn records(count: u32, home: u32) -> Vec<Worker> {
+    let workers: Vec<_> = (0..count).map(|_| Worker::new()).collect();
+    for worker in &workers[1..] {
+        worker.gen_.store(1, Relaxed);
+        worker.home.store(home, Relaxed);
+    }
+    workers
+}
+
+/// One edge, by cmpxchg as in word_move().
+fn edge(worker: &Worker, state: State) -> Word {
+    let mut old = Word(worker.word.load(Relaxed));
+    loop {
+        let new = old.next(0, state as u64);
+        match worker.word.compare_exchange(old.0, new.0, AcqRel, Relaxed) {
+            Ok(_) => return new,
+            Err(seen) => old = Word(seen),
+        }
+    }
+}
+
+fn wake(server: &Server, me: u32, workers: &[Worker], index: u32) -> Pushed {
+    let worker = &workers[index as usize];
+    edge(worker, State::Runnable);
+    server.push(&server.runnable, me, worker, index, 1)
+}
+
+/// What a server was told.
+struct Told {
+    me: u32,
+    seen: Vec<Word>,
+    calls: usize,
+    scratch: Vec<u32>,
+}
+
+impl Told {
+    fn new(me: u32, workers: &[Worker]) -> Self {
+        Self {
+            me,
+            seen: vec![Word(0); workers.len()],
+            calls: 0,
+            scratch: Vec::with_capacity(workers.len()),
+        }
+    }
+
+    fn drain(&mut self, server: &Server, workers: &[Worker]) {
+        let seen = &mut self.seen;
+        self.calls += server.drain(workers, &mut self.scratch, self.me, |index, word| {
+            seen[index as usize] = word;
+        });
+    }
+
+    /// Nothing is under way any more.
+    fn check(&mut self, server: &Server, workers: &[Worker], linked: usize, gave_up: usize) {
+        while server.has_news() {
+            self.drain(server, workers);
+        }
+        for (index, (worker, seen)) in workers.iter().zip(&self.seen).enumerate() {
+            assert_eq!(
+                worker.queued.load(Relaxed),
+                0,
+                "worker {index}: a link without a list"
+            );
+            assert_eq!(
+                worker.word.load(Relaxed),
+                seen.0,
+                "worker {index}: a word was never seen"
+            );
+        }
+        assert!(
+            self.calls >= linked,
+            "{linked} linked, {} drained",
+            self.calls
+        );
+        if gave_up == 0 {
+            assert_eq!(self.calls, linked, "linked and drained differ");
+        }
+    }
+}
+
+fn list_stress(workers: u32) {
+    let (server, me) = (Server::new(), 2);
+    let workers = records(workers + 1, me);
+    let (linked, gave_up) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let done = AtomicUsize::new(0);
+    let mut told = Told::new(me, &workers);
+    thread::scope(|scope| {
+        for pusher in 0..PUSHERS {
+            let (server, workers, done) = (&server, &workers, &done);
+            let (linked, gave_up) = (&linked, &gave_up);
+            scope.spawn(move || {
+                let _done = Done(done);
+                let mut random = random(pusher);
+                for _ in 0..OPERATIONS {
+                    let index = 1 + random.below(workers.len() as u32 - 1);
+                    match wake(server, me, workers, index) {
+                        Pushed::Linked => linked.fetch_add(1, Relaxed),
+                        Pushed::GaveUp => gave_up.fetch_add(1, Relaxed),
+                        Pushed::Already => 0,
+                    };
+                }
+            });
+        }
+        while done.load(Acquire) < PUSHERS as usize {
+            told.drain(&server, &workers);
+        }
+    });
+    told.check(&server, &workers, linked.into_inner(), gave_up.into_inner());
+}
+
+#[test]
+fn list_stress_few_workers_lose_no_word() {
+    list_stress(2);
+}
+
+#[test]
+fn list_stress_many_workers_lose_no_word() {
+    list_stress(1000);
+}
+
+#[test]
+fn list_stress_two_servers_share_workers() {
+    let servers = [Server::new(), Server::new()];
+    let workers = records(33, 0);
+    let (linked, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let mut told = [Told::new(0, &workers), Told::new(1, &workers)];
+    let newest: Vec<_> = workers
+        .iter()
+        .map(|_| crate::sync::AtomicU64::new(0))
+        .collect();
+    thread::scope(|scope| {
+        for pusher in 0..PUSHERS {
+            let (servers, workers, linked, done) = (&servers, &workers, &linked, &done);
+            scope.spawn(move || {
+                let _done = Done(done);
+                let mut random = random(pusher);
+                for _ in 0..OPERATIONS {
+                    let (me, index) = (random.below(2), 1 + random.below(32));
+                    let pushed = wake(&servers[me as usize], me, workers, index);
+                    assert_ne!(pushed, Pushed::GaveUp, "16 tries are enough for this test");
+                    linked.fetch_add(usize::from(pushed == Pushed::Linked), Relaxed);
+                }
+            });
+        }
+        let finished = || done.load(Acquire) == PUSHERS as usize;
+        for (server, told) in servers.iter().zip(&mut told) {
+            let (workers, newest) = (&workers, &newest);
+            scope.spawn(move || {
+                loop {
+                    let last = finished();
+                    told.drain(server, workers);
+                    for (seen, newest) in told.seen.iter().zip(newest) {
+                        newest.fetch_max(seen.time48(), AcqRel);
+                    }
+                    if last {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    for ((index, worker), newest) in workers.iter().enumerate().zip(&newest) {
+        let word = Word(worker.word.load(Relaxed));
+        assert_eq!(
+            worker.queued.load(Relaxed),
+            0,
+            "worker {index}: a link without a list"
+        );
+        assert_eq!(
+            newest.load(Relaxed),
+            word.time48(),
+            "worker {index}: neither saw its word"
+        );
+    }
+    assert_eq!(
+        told[0].calls + told[1].calls,
+        linked.into_inner(),
+        "linked and drained differ"
+    );
+}
+
+/// Counts in `out` how often each choice came out.
+fn note(out: &[AtomicU8], choice: Choice) {
+    out[choice.index() as usize].fetch_add(1, Relaxed);
+}
+
+fn ring_stress(recalls: bool) {
+    let ring = Ring::new();
+    let out: Vec<_> = (0..=OPERATIONS).map(|_| AtomicU8::new(0)).collect();
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let last = done.load(Acquire) != 0;
+                    match ring.take() {
+                        Some(choice) => note(&out, choice),
+                        None if last => break,
+                        None => thread::yield_now(),
+                    }
+                }
+            });
+        }
+        let _done = Done(&done);
+        let mut random = random(7);
+        for index in 1..=OPERATIONS {
+            while !ring.push(Choice::new(index, 1, Word(0))) {
+                thread::yield_now();
+            }
+            assert!(ring.len_hint() <= 64);
+            if recalls && random.below(50) == 0 {
+                ring.recall(|choice| note(&out, choice));
+                assert_eq!(ring.len_hint(), 0, "recalled and not empty");
+            }
+        }
+    });
+    ring.len_hint();
+    while let Some(choice) = ring.take() {
+        note(&out, choice);
+    }
+    assert!(
+        ring.slot.iter().all(|slot| slot.load(Relaxed) == 0),
+        "a choice is out of reach"
+    );
+    for (index, times) in out.iter().enumerate().skip(1) {
+        assert_eq!(times.load(Relaxed), 1, "choice {index}");
+    }
+    assert_eq!(ring.head.load(Relaxed), ring.tail.load(Relaxed));
+}
+
+#[test]
+fn ring_stress_each_choice_is_taken_once() {
+    ring_stress(false);
+}
+
+#[test]
+fn ring_stress_recall_loses_no_choice() {
+    ring_stress(true);
+}
+
+#[test]
+fn claim_stress_each_parking_is_run_once() {
+    let workers = records(5, 0);
+    let parked: Vec<_> = workers.iter().map(|_| AtomicU32::new(1)).collect();
+    let running: Vec<_> = workers.iter().map(|_| AtomicBool::new(false)).collect();
+    let (runs, parks) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    for worker in &workers {
+        edge(worker, State::Runnable);
+        parks.fetch_add(1, Relaxed);
+    }
+    let run = |index: usize| {
+        let worker = &workers[index];
+        assert!(
+            !running[index].swap(true, AcqRel),
+            "worker {index} runs twice"
+        );
+        edge(worker, State::Running);
+        worker.consume_claim();
+        runs.fetch_add(1, Relaxed);
+        running[index].store(false, Release);
+        edge(worker, State::Runnable);
+        worker.drop_claim();
+        parks.fetch_add(1, Relaxed);
+        parked[index].store(1, Release);
+    };
+    let unpark = |index: usize| {
+        parked[index]
+            .compare_exchange(1, 0, AcqRel, Relaxed)
+            .is_ok()
+    };
+    thread::scope(|scope| {
+        for server in 0..PUSHERS {
+            let (workers, run, unpark) = (&workers, &run, &unpark);
+            scope.spawn(move || {
+                let mut random = random(server);
+                for _ in 0..OPERATIONS {
+                    let index = random.below(workers.len() as u32) as usize;
+                    // Now and then a CPU takes the queue's head and asks nobody.
+                    if random.below(8) == 0 {
+                        if unpark(index) {
+                            run(index);
+                        }
+                        continue;
+                    }
+                    let word = Word(workers[index].word.load(Acquire));
+                    let claim = Claim::new(server, word);
+                    if word.state() != Some(State::Runnable) || !workers[index].try_claim(claim) {
+                        continue;
+                    }
+                    if unpark(index) {
+                        run(index);
+                    } else {
+                        workers[index].release_claim(claim);
+                    }
+                }
+            });
+        }
+    });
+    let waiting: u32 = parked.iter().map(|p| p.load(Relaxed)).sum();
+    assert_eq!(waiting as usize, workers.len());
+    assert_eq!(
+        runs.into_inner() + waiting as usize,
+        parks.into_inner(),
+        "parked and run differ"
+    );
+    for (index, worker) in workers.iter().enumerate() {
+        assert_eq!(
+            worker.claim.load(Relaxed),
+            0,
+            "worker {index}: a claim is left"
+        );
+        assert!(!worker.sweep_claim());
+    }
+}
+
+#[test]
+fn sleep_stress_no_wake_is_lost() {
+    let (server, me) = (Server::new(), MAX_CPUS as u32 - 1);
+    let workers = records(65, me);
+    let (bell, messages) = mpsc::channel();
+    let (linked, gave_up, sent) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
+    let done = AtomicUsize::new(0);
+    let mut told = Told::new(me, &workers);
+    let (mut slept, mut received) = (0, 0);
+    thread::scope(|scope| {
+        for pusher in 0..2 {
+            let (server, workers, bell, done) = (&server, &workers, bell.clone(), &done);
+            let (linked, gave_up, sent) = (&linked, &gave_up, &sent);
+            scope.spawn(move || {
+                let _done = Done(done);
+                let mut random = random(pusher);
+                for round in 0..OPERATIONS {
+                    match wake(server, me, workers, 1 + random.below(64)) {
+                        Pushed::Linked => linked.fetch_add(1, Relaxed),
+                        Pushed::GaveUp => gave_up.fetch_add(1, Relaxed),
+                        Pushed::Already => 0,
+                    };
+                    if server.take_asleep() {
+                        sent.fetch_add(1, Relaxed);
+                        bell.send(()).unwrap();
+                    }
+                    if round % 64 == 0 {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        drop(bell);
+        let wait = || messages.recv_timeout(Duration::from_secs(20));
+        loop {
+            told.drain(&server, &workers);
+            server.begin_sleep();
+            if !server.has_news() {
+                slept += 1;
+                match wait() {
+                    Ok(()) => received += 1,
+                    // Asleep, and the last pusher is gone: there was no more work.
+                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                    Err(mpsc::RecvTimeoutError::Timeout) => panic!("sleeps on work"),
+                }
+                assert!(!server.cancel_sleep(), "woken and still asleep");
+            } else if !server.cancel_sleep() {
+                // Its message is on the way.
+                wait().unwrap();
+                received += 1;
+            }
+        }
+        assert_eq!(done.load(Acquire), 2);
+        assert!(server.cancel_sleep(), "nobody woke it the last time");
+    });
+    assert!(!server.has_news(), "slept on news");
+    assert!(slept > 0);
+    assert_eq!(received, sent.into_inner(), "sent and received differ");
+    told.check(&server, &workers, linked.into_inner(), gave_up.into_inner());
+}

@@ -281,11 +281,19 @@ mod tests {
         for now in [7, WRAP - 3, WRAP, WRAP + 7, 5 * WRAP + (1 << 46)] {
             for past in [0, 1, 5, 1000, (1 << 47) - 1] {
                 if past <= now {
-                    assert_eq!(at(now - past).restore(now), now - past, "{past} before {now}");
+                    assert_eq!(
+                        at(now - past).restore(now),
+                        now - past,
+                        "{past} before {now}"
+                    );
                 }
             }
             for ahead in [1, 5, (1 << 46)] {
-                assert_eq!(at(now + ahead).restore(now), now + ahead, "{ahead} after {now}");
+                assert_eq!(
+                    at(now + ahead).restore(now),
+                    now + ahead,
+                    "{ahead} after {now}"
+                );
             }
         }
     }
@@ -362,7 +370,13 @@ mod tests {
 
     #[test]
     fn display_shows_what_it_does_not_know() {
-        assert_eq!(Word(0x8107).to_string(), "STATE(7)|PREEMPTED|0x8000 @0.000000s");
-        assert_eq!(format!("{:?}", Word(0x101)), "Word(0x0000000000000101 RUNNING|PREEMPTED @0.000000s)");
+        assert_eq!(
+            Word(0x8107).to_string(),
+            "STATE(7)|PREEMPTED|0x8000 @0.000000s"
+        );
+        assert_eq!(
+            format!("{:?}", Word(0x101)),
+            "Word(0x0000000000000101 RUNNING|PREEMPTED @0.000000s)"
+        );
     }
 }

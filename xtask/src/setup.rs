@@ -43,6 +43,8 @@ const VIRTIOFSD: &str = "1.13.3";
 /// Where Debian 13 puts the Rust virtiofsd; virtme-ng finds it there by itself.
 const DEBIAN_VIRTIOFSD: &str = "/usr/libexec/virtiofsd";
 
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Flags of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -66,7 +67,13 @@ impl Bench {
                 boot.word,
                 names.join(" ")
             ));
+            let start = Instant::now();
             let ended = self.boot(&boot.word, &todo, &mut round);
+            let took = start.elapsed().as_secs();
+            say(format_args!(
+                "{} boot `{}`: took {took} s",
+                self.kernel, boot.word
+            ));
             if !round.todo().is_empty() {
                 let what = self.why(&ended, boot, number, &round);
                 round.attempt_failed(&what);

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -109,7 +110,13 @@ fn loom(filter: Option<&str>, report: &mut Report) {
 /// Runs one `cargo test`, its output passed on to stderr and counted.
 fn suite(name: &str, cmd: &mut Command, report: &mut Report) {
     say(format_args!("native: {name}"));
-    match counted(cmd) {
+    let start = Instant::now();
+    let done = counted(cmd);
+    say(format_args!(
+        "native: {name}: took {} s",
+        start.elapsed().as_secs()
+    ));
+    match done {
         Err(err) => report.fail(name, &format!("{err:#}")),
         Ok((ok, counts)) => {
             report.pass(counts.passed);

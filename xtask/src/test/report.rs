@@ -52,7 +52,7 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut text = String::new();
         for (title, list) in [
-            ("infrastructure (repeated once)", &self.mishaps),
+            ("infrastructure, guests that ended early", &self.mishaps),
             ("failures", &self.failures),
         ] {
             if !list.is_empty() {
@@ -110,7 +110,7 @@ mod tests {
             "failures: 2",
             "a: one",
             "b: two",
-            "infrastructure (repeated once): 1",
+            "infrastructure, guests that ended early: 1",
             "boot died",
         ] {
             assert!(text.contains(part), "{part} not in {text}");
