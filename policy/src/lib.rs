@@ -179,7 +179,7 @@ pub enum Order {
     Fair,
     /// BPF, by arrival.
     Arrival,
-    /// The policy, by [`Terms::own_key`]; a worker without terms comes last.
+    /// The policy, by [`Terms::own_key`]; a worker without terms comes first, for one slice: it could starve unheard otherwise.
     Own,
 }
 

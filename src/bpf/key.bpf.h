@@ -138,7 +138,8 @@ static __always_inline u64 key_of(const struct umcg_task *t,
 {
 	switch (umcg_order) {
 	case UMCG_ORDER_OWN:
-		return terms_valid(w) ? READ_ONCE(w->own_key) : 1ULL << 40;
+		/* Without terms first: parked last, it would starve unheard. */
+		return terms_valid(w) ? READ_ONCE(w->own_key) : 0;
 	case UMCG_ORDER_ARRIVAL:
 		return now;
 	default:

@@ -228,6 +228,10 @@ fn install_venv(venv: &Path) -> Result<()> {
         "--disable-pip-version-check",
         "--no-input",
     ]);
+    // The machine's own certificates, as for cargo; older pips bring theirs.
+    if std::env::var_os("PIP_CERT").is_none() && Path::new(CERTIFICATES).is_file() {
+        pip.env("PIP_CERT", CERTIFICATES);
+    }
     proc::run(pip.arg(format!("virtme-ng=={VIRTME_NG}")))
         .with_context(|| format!("cannot install virtme-ng {VIRTME_NG} from PyPI"))
 }
