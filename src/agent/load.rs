@@ -209,8 +209,8 @@ impl Loaded<'_> {
             info!("detached: the kernel's own scheduler runs");
             return Ok(Ended::Asked);
         }
-        let info = uei_read(&self.skel);
-        Ok(Ended::Ejected(info))
+        let kind = self.skel.maps.data_data.as_ref().map_or(0, |data| data.uei.kind);
+        Ok(Ended::Ejected(uei_read(&self.skel), kind))
     }
 }
 

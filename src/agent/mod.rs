@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use log::{info, warn};
-use scx_utils::UserExitInfo;
+use scx_utils::{ScxExitKind, UserExitInfo};
 
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
@@ -25,11 +25,12 @@ const MAX_REATTACH: usize = 3;
 const EJECT_WINDOW: Duration = Duration::from_secs(600);
 
 /// How one attachment ended.
+#[derive(Debug)]
 pub enum Ended {
     /// SIGINT or SIGTERM.
     Asked,
-    /// The kernel detached us: its reason.
-    Ejected(UserExitInfo),
+    /// The kernel detached us: its reason, and its `enum scx_exit_kind`.
+    Ejected(UserExitInfo, i32),
 }
 
 /// Runs as the scheduler until a signal, or until the kernel has ejected us too often.
@@ -46,8 +47,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
         let loaded = load::load(&mut object, args)?;
         match loaded.run(args, &shutdown, ejections.len() as u64)? {
             Ended::Asked => return Ok(()),
-            Ended::Ejected(info) => {
+            Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
+                if kind == ScxExitKind::SysRq as i32 {
+                    let text = "detached by SysRq-S: not attached again; the kernel's own scheduler runs";
+                    return Err(Failure::new(Exit::Ejected, text).into());
+                }
                 ejections.retain(|at| at.elapsed() < EJECT_WINDOW);
                 ejections.push(Instant::now());
             }

@@ -201,7 +201,9 @@ static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 		count_on(k->c, moved_class);
 		return true;
 	}
-	return scx_bpf_dsq_move_to_local(HAND(other), 0);
+	return scx_bpf_dsq_move_to_local(HAND(other), 0) ||
+	       kernelq_take(k->c, other) ||
+	       scx_bpf_dsq_move_to_local(PARK(other), 0);
 }
 
 static __always_inline bool steal(struct umcg_pick *k)

@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use scx_umcg::counters::COUNTERS;
+use scx_umcg::runfile::RunFile;
 use serde_json::Value;
 
 /// How a test that found no fault ended.
@@ -126,11 +128,14 @@ impl Sched {
         Ok(serde_json::from_slice(&out.stdout)?)
     }
 
-    /// One of its counters.
+    /// One of its counters, read from the shared records.
     pub fn counter(&self, name: &str) -> Result<u64> {
-        self.status()?["counters"][name]
-            .as_u64()
-            .with_context(|| format!("no counter {name}"))
+        let which = COUNTERS
+            .iter()
+            .position(|c| c.name == name)
+            .with_context(|| format!("no counter {name}"))?;
+        let file = RunFile::read()?.context("no agent runs")?;
+        Ok(scx_umcg::status::open_shared(&file)?.counter(which))
     }
 
     /// Fails if the kernel ejected it since it was started.

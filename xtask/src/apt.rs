@@ -54,7 +54,11 @@ impl PrivateApt {
 
     /// Fetches the package lists.
     pub fn update(&self) -> Result<()> {
-        proc::run(self.command("apt-get").args(["-q", "update"])).with_context(|| {
+        proc::run(
+            self.command("apt-get")
+                .args(["-q", "update", "--error-on=any"]),
+        )
+        .with_context(|| {
             format!(
                 "cannot read the package lists of {}; is the network there?",
                 self.uri

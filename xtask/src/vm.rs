@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::proc;
+use crate::proc::{self, say};
 use crate::{cache, kernels, setup};
 
 mod accel;
@@ -33,6 +33,9 @@ use files::Files;
 
 /// A guest that has not started its command by then never will; emulation takes 12-30 s.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// vng does not wait until virtiofsd listens: QEMU may find nobody there, and ends at once.
+const STARTS_WITHIN: Duration = Duration::from_secs(8);
 
 /// After the command's exit the guest has this long to power off.
 const POWEROFF_TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,6 +136,12 @@ impl Vm {
         let tools = setup::vm_tools(&cache)?;
         let vmlinuz = kernels::ensure(&cache, &self.kernel)?;
         let kvm = !self.icount && accel::kvm_works(&cache, &tools, &vmlinuz, self)?;
+        let start = Instant::now();
+        let outcome = self.boot(&cache, &tools, &vmlinuz, kvm, argv, on)?;
+        if outcome.end != (End::Died { booted: false }) || start.elapsed() > STARTS_WITHIN {
+            return Ok(outcome);
+        }
+        say(format_args!("QEMU did not start; once more"));
         self.boot(&cache, &tools, &vmlinuz, kvm, argv, on)
     }
 

@@ -118,6 +118,7 @@ fn exit_code(outcome: &Outcome, timeout: Option<u64>) -> u8 {
         End::TimedOut => {
             let limit = timeout.unwrap_or_default();
             say(format_args!("timeout: the guest ran longer than {limit} s"));
+            say_console(outcome);
             CODE_TIMEOUT
         }
         End::Died { booted } => {
@@ -129,12 +130,17 @@ fn exit_code(outcome: &Outcome, timeout: Option<u64>) -> u8 {
             say(format_args!(
                 "the guest died {when}, no exit code; the end of its kernel log:"
             ));
-            let lines: Vec<_> = outcome.console.lines().collect();
-            for line in &lines[lines.len().saturating_sub(CONSOLE_LINES)..] {
-                say(format_args!("| {line}"));
-            }
+            say_console(outcome);
             CODE_DIED
         }
+    }
+}
+
+/// The end of the guest's kernel log, which tells why it hung or died.
+fn say_console(outcome: &Outcome) {
+    let lines: Vec<_> = outcome.console.lines().collect();
+    for line in &lines[lines.len().saturating_sub(CONSOLE_LINES)..] {
+        say(format_args!("| {line}"));
     }
 }
 
