@@ -99,6 +99,16 @@ static __always_inline u64 umcg_now(void)
 #define umcg_cmpxchg(p, old, new) __sync_val_compare_and_swap(p, old, new)
 #define umcg_xchg(p, v) __sync_lock_test_and_set(p, v)
 
+/*
+ * Kicks @cpu. Never from a CPU that goes offline: the interrupt would be lost,
+ * and with it every later irq_work of that CPU, which waits behind this one.
+ */
+static __always_inline void kick(s32 cpu, u64 flags)
+{
+	if (!this_cpu_rec()->offline && !cpu_rec(cpu)->offline)
+		scx_bpf_kick_cpu(cpu, flags);
+}
+
 static __always_inline bool key_before(u64 a, u64 b)
 {
 	return (s64)(a - b) < 0;

@@ -57,7 +57,7 @@ static __always_inline void kick_idle_for(struct task_struct *p)
 	if (cpu < 0)
 		return;
 	count(kick_idle);
-	scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	kick(cpu, SCX_KICK_IDLE);
 }
 
 /* The end of a dispatch that found nothing, and the entry to idle. */
@@ -71,7 +71,7 @@ static __always_inline void idle_retry(struct umcg_cpu *c, s32 cpu)
 		return;
 	c->idle_tries++;
 	count_on(c, idle_retry);
-	scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	kick(cpu, SCX_KICK_IDLE);
 }
 
 static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,

@@ -36,7 +36,7 @@ static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
 	v = clamp_key(v, c->kq_ns - lag, c->kq_ns + lag);
 	scx_bpf_dsq_insert_vtime(p, KERNELQ(cpu), KERNEL_SLICE_NS, v, 0);
 	if (c->idle_since_ns)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 	else
 		kick_idle_for(p);
 }

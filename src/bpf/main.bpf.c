@@ -125,11 +125,11 @@ void BPF_STRUCT_OPS(umcg_cpu_offline, s32 cpu)
 {
 	int other;
 
-	cpu_rec(cpu)->offline = 1;
-	cpu_rec(cpu)->idle_since_ns = 0;
 	bpf_for(other, 0, umcg_nr_cpus)
 		if (other != cpu)
-			scx_bpf_kick_cpu(other, SCX_KICK_IDLE);
+			kick(other, SCX_KICK_IDLE);
+	cpu_rec(cpu)->offline = 1;
+	cpu_rec(cpu)->idle_since_ns = 0;
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init_task, struct task_struct *p,

@@ -89,7 +89,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	    umcg_order == UMCG_ORDER_FAIR)
 		c->want = 1;
 	if (home != cpu && c->idle_since_ns)
-		scx_bpf_kick_cpu(home, SCX_KICK_IDLE);
+		kick(home, SCX_KICK_IDLE);
 	else
 		kick_idle_for(p);
 }

@@ -34,7 +34,7 @@ static __always_inline s32 request_preempt(struct umcg_worker *w, u32 idx, s32 c
 		return -1;
 	umcg_xchg(&w->request, word);
 	WRITE_ONCE(cpu_rec(cpu)->kick_idx, idx);
-	scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+	kick(cpu, SCX_KICK_PREEMPT);
 	return 0;
 }
 

@@ -68,7 +68,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 		if (!scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
 			continue;
 		count(rescued);
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 	}
 }
 
@@ -78,13 +78,13 @@ static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now
 
 	if (READ_ONCE(s->parked) && now > s->parked_ns + PARK_MAX_NS) {
 		WRITE_ONCE(s->must, 1);
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 	}
 	if (READ_ONCE(s->asleep) && (READ_ONCE(s->must) ||
 	    READ_ONCE(s->unread) >= BATCH_NOTICES))
 		server_wake(s, cpu);
 	if (READ_ONCE(s->must) && c->idle_since_ns)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 }
 
 static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
@@ -116,7 +116,7 @@ static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 	c->idle_tries = 0;
 	if (pending_any()) {
 		count(idle_found);
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 	}
 	return 0;
 }

@@ -133,7 +133,7 @@ static __always_inline void server_enqueue(struct task_struct *p,
 	}
 	scx_bpf_dsq_insert(p, SERVER(cpu), umcg_slice_ns, 0);
 	if (READ_ONCE(s->must) && c->idle_since_ns)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+		kick(cpu, SCX_KICK_IDLE);
 }
 
 static __always_inline void server_running(struct umcg_task *t, u64 now)
