@@ -1,5 +1,13 @@
 //! The skeleton that libbpf-cargo generates from `src/bpf/main.bpf.c`.
 #![allow(missing_docs, missing_debug_implementations)]
-#![allow(clippy::all, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn, dead_code, non_snake_case, non_camel_case_types)]
+#![allow(
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn,
+    dead_code,
+    non_snake_case,
+    non_camel_case_types
+)]
 
 include!(concat!(env!("OUT_DIR"), "/bpf_skel.rs"));

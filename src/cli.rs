@@ -9,7 +9,11 @@ use umcg_policy::Decide;
 /// in order and switches between them. One server thread per CPU is the policy.
 /// Without a command it attaches and runs until Ctrl-C.
 #[derive(Debug, Parser)]
-#[command(name = "scx_umcg", disable_version_flag = true, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "scx_umcg",
+    disable_version_flag = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     /// Flags of the daemon.
     #[command(flatten)]
@@ -139,7 +143,10 @@ mod tests {
             (["--decide", "both"], "both", "staged"),
         ] {
             let text = parse(&args).unwrap_err().to_string();
-            assert!(text.contains(value) && text.contains(range), "{args:?}: {text}");
+            assert!(
+                text.contains(value) && text.contains(range),
+                "{args:?}: {text}"
+            );
         }
     }
 

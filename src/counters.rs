@@ -17,7 +17,10 @@ mod tests {
 
     #[test]
     fn counters_match_the_bindings() {
-        assert_eq!(COUNTERS.len(), umcg::intf::umcg_counter_UMCG_NR_COUNTERS as usize);
+        assert_eq!(
+            COUNTERS.len(),
+            umcg::intf::umcg_counter_UMCG_NR_COUNTERS as usize
+        );
         assert_eq!(COUNTERS[index::blocks].name, "blocks");
     }
 }

@@ -46,11 +46,21 @@ fn field(of: &str, name: &str) -> bool {
 
 /// Everything that matters, in the order in which `doctor` prints it.
 pub fn features() -> Vec<Feature> {
-    let feature = |name, found, required, note| Feature { name, found, required, note };
+    let feature = |name, found, required, note| Feature {
+        name,
+        found,
+        required,
+        note,
+    };
     let sched_ext = Path::new(SYSFS).is_dir();
     let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
     let mut list = vec![
-        feature("sched_ext", sched_ext, true, "needs CONFIG_SCHED_CLASS_EXT=y"),
+        feature(
+            "sched_ext",
+            sched_ext,
+            true,
+            "needs CONFIG_SCHED_CLASS_EXT=y",
+        ),
         feature("BTF", btf, true, "needs CONFIG_DEBUG_INFO_BTF=y"),
     ];
     if !sched_ext || !btf {
@@ -82,7 +92,9 @@ pub fn require() -> Result<(), Failure> {
             Exit::Unsupported,
             format!(
                 "cannot load: kernel {} has no {}; {}; see `scx_umcg doctor` and docs/operations.md#kernels",
-                release(), lack.name, lack.note
+                release(),
+                lack.name,
+                lack.note
             ),
         ));
     }
@@ -91,7 +103,9 @@ pub fn require() -> Result<(), Failure> {
     if uid != 0 {
         return Err(Failure::new(
             Exit::Privilege,
-            format!("cannot load: running as uid {uid}; needs root to load BPF; try `sudo scx_umcg`"),
+            format!(
+                "cannot load: running as uid {uid}; needs root to load BPF; try `sudo scx_umcg`"
+            ),
         ));
     }
     match attached() {

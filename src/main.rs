@@ -31,7 +31,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
         None => {}
     }
     if cli.run.version {
-        println!("scx_umcg {}", scx_utils::build_id::full_version(env!("CARGO_PKG_VERSION")));
+        println!(
+            "scx_umcg {}",
+            scx_utils::build_id::full_version(env!("CARGO_PKG_VERSION"))
+        );
         return Ok(());
     }
     if cli.run.help_stats {
@@ -42,14 +45,20 @@ fn dispatch(cli: &Cli) -> Result<()> {
         let flag = stop.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
             .context("cannot catch SIGINT and SIGTERM")?;
-        return stats::monitor(Duration::from_secs_f64(secs), || stop.load(Ordering::Relaxed));
+        return stats::monitor(Duration::from_secs_f64(secs), || {
+            stop.load(Ordering::Relaxed)
+        });
     }
     agent::run(&cli.run)
 }
 
 /// Messages go to stderr; libbpf's only with --verbose.
 fn init_log(verbose: bool) {
-    let level = if verbose { simplelog::LevelFilter::Debug } else { simplelog::LevelFilter::Info };
+    let level = if verbose {
+        simplelog::LevelFilter::Debug
+    } else {
+        simplelog::LevelFilter::Info
+    };
     let config = simplelog::ConfigBuilder::new()
         .set_time_level(simplelog::LevelFilter::Off)
         .set_location_level(simplelog::LevelFilter::Off)
@@ -61,7 +70,15 @@ fn init_log(verbose: bool) {
         level,
         config,
         simplelog::TerminalMode::Stderr,
-        if std::io::stderr().is_terminal() { simplelog::ColorChoice::Auto } else { simplelog::ColorChoice::Never },
+        if std::io::stderr().is_terminal() {
+            simplelog::ColorChoice::Auto
+        } else {
+            simplelog::ColorChoice::Never
+        },
     );
-    scx_utils::init_libbpf_logging(verbose.then_some(libbpf_rs::PrintLevel::Debug).or(Some(libbpf_rs::PrintLevel::Warn)));
+    scx_utils::init_libbpf_logging(
+        verbose
+            .then_some(libbpf_rs::PrintLevel::Debug)
+            .or(Some(libbpf_rs::PrintLevel::Warn)),
+    );
 }

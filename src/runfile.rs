@@ -49,7 +49,13 @@ pub struct RunFile {
 
 impl RunFile {
     /// Describes this process.
-    pub fn new(args: &RunArgs, maps: MapIds, nr_cpus: usize, ejections: u64, decide: Decide) -> Self {
+    pub fn new(
+        args: &RunArgs,
+        maps: MapIds,
+        nr_cpus: usize,
+        ejections: u64,
+        decide: Decide,
+    ) -> Self {
         Self {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -67,7 +73,8 @@ impl RunFile {
     pub fn write(&self) -> Result<()> {
         fs::create_dir_all(DIR).with_context(|| format!("cannot make {DIR}"))?;
         let tmp = format!("{FILE}.{}", self.pid);
-        fs::write(&tmp, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {tmp}"))?;
+        fs::write(&tmp, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("cannot write {tmp}"))?;
         fs::rename(&tmp, FILE).with_context(|| format!("cannot write {FILE}"))
     }
 

@@ -43,7 +43,11 @@ impl<T: Sync> Mapping<T> {
                 0,
             )
         };
-        ensure!(addr != libc::MAP_FAILED, "mmap of a BPF map: {}", io::Error::last_os_error());
+        ensure!(
+            addr != libc::MAP_FAILED,
+            "mmap of a BPF map: {}",
+            io::Error::last_os_error()
+        );
         let base = NonNull::new(addr.cast()).context("mmap returned the null page")?;
         Ok(Self { base, len, bytes })
     }

@@ -184,8 +184,16 @@ mod tests {
 
     #[test]
     fn delta_subtracts_counters_and_keeps_gauges() {
-        let before = Metrics { switches: 5, waiting: 9, ..Default::default() };
-        let now = Metrics { switches: 12, waiting: 3, ..Default::default() };
+        let before = Metrics {
+            switches: 5,
+            waiting: 9,
+            ..Default::default()
+        };
+        let now = Metrics {
+            switches: 12,
+            waiting: 3,
+            ..Default::default()
+        };
         let delta = now.delta(&before);
         assert_eq!((delta.switches, delta.waiting), (7, 3));
     }

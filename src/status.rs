@@ -114,16 +114,28 @@ fn mode(file: &RunFile, shared: &Shared, now: u64) -> Mode {
         .max();
     if process_stopped(file.pid) {
         let since = stopped.unwrap_or(now);
-        return Mode { mode: "kernel", since_s: seconds(since), reason: "stopped".into() };
+        return Mode {
+            mode: "kernel",
+            since_s: seconds(since),
+            reason: "stopped".into(),
+        };
     }
-    let blocked = words.iter().position(|&(w, since)| {
-        w.state() == Some(State::Blocked) && seconds(since) > 0.02
-    });
+    let blocked = words
+        .iter()
+        .position(|&(w, since)| w.state() == Some(State::Blocked) && seconds(since) > 0.02);
     if let Some(cpu) = blocked {
         let since = seconds(words[cpu].1);
-        return Mode { mode: "kernel", since_s: since, reason: format!("server {cpu} blocked") };
+        return Mode {
+            mode: "kernel",
+            since_s: since,
+            reason: format!("server {cpu} blocked"),
+        };
     }
-    Mode { mode: "server", since_s: seconds(file.attached_ns), reason: "attached".into() }
+    Mode {
+        mode: "server",
+        since_s: seconds(file.attached_ns),
+        reason: "attached".into(),
+    }
 }
 
 fn cpu_status(shared: &Shared, cpu: usize, now: u64) -> CpuStatus {
@@ -144,7 +156,10 @@ fn cpu_status(shared: &Shared, cpu: usize, now: u64) -> CpuStatus {
         _ if record.offline.load(Relaxed) != 0 => "offline".to_owned(),
         0 if record.idle_since_ns.load(Relaxed) != 0 => "idle".to_owned(),
         0 => "other".to_owned(),
-        idx => shared.workers.records()[idx & 0xffff].pid.load(Relaxed).to_string(),
+        idx => shared.workers.records()[idx & 0xffff]
+            .pid
+            .load(Relaxed)
+            .to_string(),
     };
     CpuStatus {
         cpu,
@@ -162,13 +177,18 @@ pub fn read() -> Result<Status> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let uid = unsafe { libc::geteuid() };
     if uid != 0 {
-        let text = format!("cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg status`");
+        let text = format!(
+            "cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg status`"
+        );
         return Err(Failure::new(Exit::Privilege, text).into());
     }
     let Some(file) = RunFile::read()? else {
         let text = match kernel::attached() {
             Some(ops) => format!("scx_umcg does not run: scheduler {ops:?} is attached"),
-            None => "scx_umcg does not run: the kernel's own scheduler does; start it with `scx_umcg`".into(),
+            None => {
+                "scx_umcg does not run: the kernel's own scheduler does; start it with `scx_umcg`"
+                    .into()
+            }
         };
         return Err(Failure::new(Exit::Unexpected, text).into());
     };
@@ -180,8 +200,15 @@ pub fn read() -> Result<Status> {
         pid: file.pid,
         attached_s: now.saturating_sub(file.attached_ns) as f64 / 1e9,
         ejections: file.ejections,
-        max_idle_work_ns: shared.cpus().iter().map(|c| c.max_idle_work_ns.load(Relaxed)).max().unwrap_or(0),
-        cpus: (0..nr_cpus).map(|cpu| cpu_status(&shared, cpu, now)).collect(),
+        max_idle_work_ns: shared
+            .cpus()
+            .iter()
+            .map(|c| c.max_idle_work_ns.load(Relaxed))
+            .max()
+            .unwrap_or(0),
+        cpus: (0..nr_cpus)
+            .map(|cpu| cpu_status(&shared, cpu, now))
+            .collect(),
         counters: COUNTERS
             .iter()
             .enumerate()
@@ -202,23 +229,40 @@ impl Status {
     pub fn print(&self) {
         println!(
             "mode={} since={:.1}s reason={:?} policy={} decide={} {} agent={} attached={:.0}s ejections={}",
-            self.mode.mode, self.mode.since_s, self.mode.reason, self.policy, self.decide,
-            if self.partial { "partial" } else { "full" }, self.pid, self.attached_s, self.ejections,
+            self.mode.mode,
+            self.mode.since_s,
+            self.mode.reason,
+            self.policy,
+            self.decide,
+            if self.partial { "partial" } else { "full" },
+            self.pid,
+            self.attached_s,
+            self.ejections,
         );
         let contended = self.counter(index::contended).max(1) as f64;
         let share = |which| self.counter(which) as f64 * 100.0 / contended;
         println!(
             "decided: staged by a server {:.1}%  by key {:.1}%  for an absent server {:.1}%  (of {} switches with two or more waiting)",
-            share(index::staged), share(index::by_key), share(index::absent), self.counter(index::contended),
+            share(index::staged),
+            share(index::by_key),
+            share(index::absent),
+            self.counter(index::contended),
         );
         println!(
             "switches={} direct={} stolen={} activations={} preempted={} rescued={}",
-            self.counter(index::switches), self.counter(index::direct), self.counter(index::stolen),
+            self.counter(index::switches),
+            self.counter(index::direct),
+            self.counter(index::stolen),
             self.counter(index::activations),
-            self.counter(index::preempt_wake) + self.counter(index::preempt_tick) + self.counter(index::preempt_forced),
+            self.counter(index::preempt_wake)
+                + self.counter(index::preempt_tick)
+                + self.counter(index::preempt_forced),
             self.counter(index::rescued),
         );
-        println!("{:>4} {:>8} {:>8} {:>10} {:>7} {:>7}  server", "cpu", "running", "waiting", "longest", "unread", "staged");
+        println!(
+            "{:>4} {:>8} {:>8} {:>10} {:>7} {:>7}  server",
+            "cpu", "running", "waiting", "longest", "unread", "staged"
+        );
         for c in &self.cpus {
             println!(
                 "{:>4} {:>8} {:>8} {:>8.1}ms {:>7} {:>7}  {}",

@@ -128,7 +128,7 @@ mod tests {
         let mut up = ByPid::new(Decide::Keyed, false, 8);
         let mut down = ByPid::new(Decide::Keyed, true, 8);
         for pid in [1, 300, i32::MAX] {
-            // BPF puts those without terms at 1 << 40: after all of these.
+            // BPF puts those without terms at 0: before all of these.
             assert_eq!(enqueue(&mut up, 0, pid), pid as u64);
             assert_eq!(enqueue(&mut down, 0, pid), (1 << 32) - pid as u64);
         }

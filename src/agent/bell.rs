@@ -35,7 +35,9 @@ impl Bell {
         let map = MapHandle::create(MapType::RingBuf, Some("umcg_bell"), 0, 0, RING_BYTES, &opts)
             .context("cannot make a ring buffer")?;
         let mut builder = RingBufferBuilder::new();
-        builder.add(&map, |_| 0).context("cannot read a ring buffer")?;
+        builder
+            .add(&map, |_| 0)
+            .context("cannot read a ring buffer")?;
         let ring = builder.build().context("cannot map a ring buffer")?;
         // SAFETY: eventfd takes no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
@@ -57,11 +59,12 @@ impl Bell {
 
     /// Sleeps until BPF or the agent rings, or a signal comes.
     pub fn wait(&self) {
-        let mut fds = [self.map.as_fd().as_raw_fd(), self.event.as_raw_fd()].map(|fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        });
+        let mut fds =
+            [self.map.as_fd().as_raw_fd(), self.event.as_raw_fd()].map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            });
         // SAFETY: fds is an array of two pollfd that live through the call.
         unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
         if fds[0].revents != 0 {

@@ -54,7 +54,8 @@ impl Control {
                 Some(server) => {
                     let (res, req) = server.channels();
                     if req.recv_timeout(POLL).is_ok() {
-                        res.send(self.metrics()).context("the statistics thread ended")?;
+                        res.send(self.metrics())
+                            .context("the statistics thread ended")?;
                     }
                 }
                 None => std::thread::sleep(POLL),

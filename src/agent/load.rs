@@ -24,6 +24,7 @@ use crate::runfile::{MapIds, RunFile};
 use crate::shared::{Mapping, Shared};
 
 /// A loaded program that is not attached yet.
+#[expect(missing_debug_implementations, reason = "the skeleton has none")]
 pub struct Loaded<'a> {
     skel: BpfSkel<'a>,
     shared: Arc<Shared>,
@@ -115,8 +116,18 @@ fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
     let servers = &skel.maps.umcg_servers;
     let cpus = &skel.maps.bss_cpus;
     Ok(Shared {
-        workers: Mapping::new(workers.as_fd(), WORKERS as usize, workers.value_size() as usize, true)?,
-        servers: Mapping::new(servers.as_fd(), CPUS as usize, servers.value_size() as usize, true)?,
+        workers: Mapping::new(
+            workers.as_fd(),
+            WORKERS as usize,
+            workers.value_size() as usize,
+            true,
+        )?,
+        servers: Mapping::new(
+            servers.as_fd(),
+            CPUS as usize,
+            servers.value_size() as usize,
+            true,
+        )?,
         cpus: Mapping::new(
             cpus.as_fd(),
             CPUS as usize,
@@ -163,9 +174,19 @@ impl Loaded<'_> {
             depth: args.stage,
             partial: args.partial,
         };
-        let register = self.skel.progs.umcg_register_server.as_fd().try_clone_to_owned()?;
+        let register = self
+            .skel
+            .progs
+            .umcg_register_server
+            .as_fd()
+            .try_clone_to_owned()?;
         let mut servers = Vec::new();
-        for (cpu, (bell, policy)) in self.bells.drain(..).zip(self.policies.drain(..)).enumerate() {
+        for (cpu, (bell, policy)) in self
+            .bells
+            .drain(..)
+            .zip(self.policies.drain(..))
+            .enumerate()
+        {
             let server = Server::new(cpu as u32, self.shared.clone(), bell, policy, settings);
             servers.push(server::spawn(server, register.try_clone()?, stop.clone())?);
         }
@@ -179,7 +200,13 @@ impl Loaded<'_> {
             server.ring();
         }
         let locked = caps::lock_memory();
-        let file = RunFile::new(args, self.map_ids()?, self.shared.nr_cpus, ejections, self.decide);
+        let file = RunFile::new(
+            args,
+            self.map_ids()?,
+            self.shared.nr_cpus,
+            ejections,
+            self.decide,
+        );
         if let Err(err) = file.write() {
             warn!("`scx_umcg status` will not find this instance: {err:#}");
         }
@@ -209,7 +236,12 @@ impl Loaded<'_> {
             info!("detached: the kernel's own scheduler runs");
             return Ok(Ended::Asked);
         }
-        let kind = self.skel.maps.data_data.as_ref().map_or(0, |data| data.uei.kind);
+        let kind = self
+            .skel
+            .maps
+            .data_data
+            .as_ref()
+            .map_or(0, |data| data.uei.kind);
         Ok(Ended::Ejected(uei_read(&self.skel), kind))
     }
 }

@@ -50,7 +50,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
             Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
                 if kind == ScxExitKind::SysRq as i32 {
-                    let text = "detached by SysRq-S: not attached again; the kernel's own scheduler runs";
+                    let text =
+                        "detached by SysRq-S: not attached again; the kernel's own scheduler runs";
                     return Err(Failure::new(Exit::Ejected, text).into());
                 }
                 ejections.retain(|at| at.elapsed() < EJECT_WINDOW);

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
 use log::error;
-use umcg::record::Worker;
+use umcg::record::{Server as Record, Worker};
 use umcg::ring::Choice;
 use umcg::word::{State, Word};
 use umcg_policy::{Facts, Order, Policy, Terms, WorkerId};
@@ -35,6 +35,7 @@ pub struct Settings {
 }
 
 /// A server's state; owned by its thread.
+#[derive(Debug)]
 pub struct Server {
     me: u32,
     shared: Arc<Shared>,
@@ -69,7 +70,10 @@ impl Handle {
 
 /// CLOCK_MONOTONIC in ns, the clock of the words.
 pub fn now_ns() -> u64 {
-    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: ts is valid for the call; the clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
     ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
@@ -166,10 +170,17 @@ impl Server {
         let record = &shared.servers()[self.me as usize];
         let workers = shared.workers.records();
         let policy = self.policy.as_mut();
-        let (staged, write) = (self.settings.staged, !self.settings.staged || self.own_order);
+        let (staged, write) = (
+            self.settings.staged,
+            !self.settings.staged || self.own_order,
+        );
 
-        let taken = record.drain(workers, &mut self.scratch, self.me, |index, word| {
+        let (me, servers) = (self.me, shared.servers());
+        let taken = record.drain(workers, &mut self.scratch, me, |index, word| {
             let worker = &workers[index as usize];
+            if staged && forward(servers, me, worker, index, word, now) {
+                return;
+            }
             if let (Some(terms), true) = (tell(policy, staged, worker, index, word, now), write) {
                 write_terms(worker, terms);
             }
@@ -225,6 +236,21 @@ impl Server {
             record.worst_key.store(key, umcg::sync::Ordering::Relaxed);
         }
         worst.is_some()
+    }
+}
+
+/// A worker that waits elsewhere by now is news for the server there.
+fn forward(servers: &[Record], me: u32, worker: &Worker, index: u32, word: Word, now: u64) -> bool {
+    let home = worker.home.load(umcg::sync::Ordering::Relaxed);
+    if home == me || word.state() != Some(State::Runnable) {
+        return false;
+    }
+    match servers.get(home as usize) {
+        Some(server) => {
+            server.push(&server.runnable, home, worker, index, now);
+            true
+        }
+        None => false,
     }
 }
 
@@ -285,7 +311,11 @@ fn enter_sched_ext() -> Result<()> {
     let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: param lives through the call; 0 is the calling thread.
     let ret = unsafe { libc::sched_setscheduler(0, SCHED_EXT, &raw const param) };
-    ensure!(ret == 0, "sched_setscheduler(SCHED_EXT): {}", std::io::Error::last_os_error());
+    ensure!(
+        ret == 0,
+        "sched_setscheduler(SCHED_EXT): {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -298,7 +328,12 @@ pub fn run_program(prog: &OwnedFd, call: &mut umcg::intf::umcg_call) -> Result<(
         ..Default::default()
     };
     // SAFETY: opts and call live through the call and have the sizes given.
-    let ret = unsafe { libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
-    ensure!(ret == 0, "BPF_PROG_RUN: {}", std::io::Error::from_raw_os_error(-ret));
+    let ret =
+        unsafe { libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
+    ensure!(
+        ret == 0,
+        "BPF_PROG_RUN: {}",
+        std::io::Error::from_raw_os_error(-ret)
+    );
     Ok(())
 }

@@ -30,7 +30,8 @@ int umcg_register_server(struct umcg_call *call)
 		struct umcg_worker *w = worker_rec(t->idx);
 
 		if (w)
-			umcg_xchg(&w->word, 0);
+			word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_NONE,
+				  umcg_now());
 		record_free(t->idx, t->gen);
 	}
 	t->idx = 0;

@@ -33,6 +33,7 @@ struct umcg_pick {
 	u64 now;
 	s32 cpu;
 	u32 waiting;		/* on PARK(cpu) */
+	u64 choice;		/* at the ring's head, when it was last looked at */
 };
 
 static __always_inline void count_choice(struct umcg_pick *k, u32 who)
@@ -74,11 +75,10 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	return moved && scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
 }
 
-/* Staged for this very stint, and not taken since. */
-static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w)
+/* Staged for the very stint that @word, w's word, is about. */
+static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w,
+					u64 word)
 {
-	u64 word = READ_ONCE(w->word);
-
 	return choice == choice_make(choice >> 32, w->gen, word) &&
 	       word_state(word) == UMCG_RUNNABLE;
 }
@@ -101,11 +101,11 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 		w = worker_rec(idx);
 		if (!w)
 			continue;
-		if (!choice_true(choice, w)) {
+		word = READ_ONCE(w->word);
+		if (!choice_true(choice, w, word)) {
 			count_on(k->c, ring_stale);
 			continue;
 		}
-		word = READ_ONCE(w->word);
 		claim = claim_value(home, word);
 		if (!claim_try(w, claim))
 			continue;
@@ -129,13 +129,14 @@ static __always_inline struct umcg_worker *next_choice(struct umcg_pick *k)
 		u64 choice = ring_peek(&k->s->ring);
 		struct umcg_worker *w;
 
+		k->choice = choice;
 		if (!choice)
 			return NULL;
 		w = worker_rec(choice >> 32);
-		if (w && choice_true(choice, w))
+		if (w && choice_true(choice, w, READ_ONCE(w->word)))
 			return w;
-		ring_take(&k->s->ring);
-		count_on(k->c, ring_stale);
+		if (ring_take_this(&k->s->ring, choice))
+			count_on(k->c, ring_stale);
 	}
 	return NULL;
 }
@@ -174,7 +175,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 	if (umcg_staged && k->waiting > 1) {
 		u32 next = head_or_choice(k);
 
-		if ((next == NEXT_BOTH && ring_take(&k->s->ring) &&
+		if ((next == NEXT_BOTH && ring_take_this(&k->s->ring, k->choice) &&
 		     scx_bpf_dsq_move_to_local(PARK(k->cpu), 0)) ||
 		    (next == NEXT_CHOICE && take_staged(k, k->cpu))) {
 			count_choice(k, UMCG_C_staged);

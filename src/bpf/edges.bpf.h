@@ -164,10 +164,9 @@ static __always_inline void tell_block(struct umcg_task *t, struct umcg_worker *
 		return;
 	if (terms_valid(w) && t->avg_ns < 2 * told && told < 2 * t->avg_ns)
 		return;
-	w->told_avg_ns = t->avg_ns;
 	s = server_rec(cpu);
-	if (s)
-		list_push(s, &s->blocked, cpu, w, t->idx, now);
+	if (s && list_push(s, &s->blocked, cpu, w, t->idx, now))
+		w->told_avg_ns = t->avg_ns;
 }
 
 static __always_inline u64 block_flags(struct task_struct *p)

@@ -27,10 +27,13 @@
 
 static __always_inline void pending_raise(struct umcg_task *t)
 {
+	u32 old;
+
 	if (t->pending)
 		return;
 	t->pending = 1;
-	__sync_fetch_and_add(&umcg_pending, 1);
+	old = __sync_fetch_and_add(&umcg_pending, 1);
+	barrier_var(old);	/* a full barrier only if the result is used */
 }
 
 static __always_inline void pending_lower(struct umcg_task *t)

@@ -139,9 +139,11 @@ struct umcg_list {
 /*
  * Staged ring: the server's next choices, oldest first.
  * slot = (index << 32 | gen's low 8 bits << 24 | 24 bits of the word's tag), 0 = free.
- * writers: the server stores 0 -> choice at `tail`; any CPU takes choice -> 0
- *   by xchg, the server recalls the same way. So a choice is taken once.
- * `head` is only a hint where to look first; `tail` belongs to the server.
+ * writers: the server puts 0 -> choice at `tail` by cmpxchg; any CPU takes
+ *   choice -> 0 by xchg, or by cmpxchg of the choice it saw; the server recalls
+ *   by xchg. So a choice is taken once.
+ * `head` is only a hint where to look first: takers move it by cmpxchg, the
+ *   server too, past slots that read 0. `tail` belongs to the server.
  * no lost choice: a slot is reused only when it reads 0.
  * model: loom_ring_take_vs_recall
  */

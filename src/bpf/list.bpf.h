@@ -32,7 +32,8 @@ static __always_inline bool list_push(struct umcg_server *s,
 		WRITE_ONCE(w->next, (u32)old);
 		seen = umcg_cmpxchg(&list->head, old, (u64)idx);
 		if (seen == old) {
-			if (!__sync_fetch_and_add(&s->unread, 1))
+			__sync_fetch_and_add(&s->unread, 1);
+			if (!READ_ONCE(s->unread_ns))
 				WRITE_ONCE(s->unread_ns, now);
 			count(lst_push);
 			return true;

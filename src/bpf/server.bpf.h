@@ -111,7 +111,8 @@ static __always_inline bool server_absent(struct umcg_server *s, u64 now)
 	u64 unread = READ_ONCE(s->unread_ns);
 
 	return word_state(READ_ONCE(s->word)) == UMCG_BLOCKED ||
-	       (unread && now - unread > grace && !READ_ONCE(s->parked));
+	       (unread && now - unread > grace && !READ_ONCE(s->parked) &&
+		server_has_news(s));
 }
 
 static __always_inline void server_enqueue(struct task_struct *p,

@@ -4,7 +4,7 @@
  *
  * Does:    1. packs (time, flags, state) so that each value is unique;
  *          2. moves a word along one edge, by cmpxchg, and keeps the books.
- * State:   umcg_worker.word/since_ns/wait_ns, umcg_server.word/since_ns.
+ * State:   umcg_worker.word/since_ns, umcg_server.word/since_ns.
  * Called from: runnable, running, stopping, quiescent, enable, disable: all
  *          with the task's rq lock, so a lost cmpxchg means a bug or a future
  *          second writer; it is retried and counted.
@@ -28,16 +28,25 @@ static __always_inline u64 word_time(u64 word)
 	return word >> UMCG_TIME_SHIFT;
 }
 
-/* max(@now, old + 1) modulo 2^48; a word that was never set takes @now. */
-static __always_inline u64 word_next(u64 old, u64 now, u64 state)
+/*
+ * max(@now, @since + 1), by the full times: 48 bits alone could not tell a word
+ * of two days ago from one of the future. Never the time that @old shows.
+ */
+static __always_inline u64 stamp_after(u64 old, u64 since, u64 now)
 {
-	u64 t = word_time(old), n = now & UMCG_TIME_MASK;
-
-	if (old && (s64)((n - t) << UMCG_TIME_SHIFT) <= 0)
-		n = (t + 1) & UMCG_TIME_MASK;
-	return n << UMCG_TIME_SHIFT | state;
+	if ((s64)(now - since) <= 0)
+		now = since + 1;
+	if (old && (now & UMCG_TIME_MASK) == word_time(old))
+		now++;
+	return now;
 }
 
+static __always_inline u64 word_make(u64 stamp, u64 state)
+{
+	return (stamp & UMCG_TIME_MASK) << UMCG_TIME_SHIFT | state;
+}
+
+#define WORD_TRIES 8
 #define FROM(state) (1U << (state))
 #define FROM_ANY ((1U << UMCG_NR_STATES) - 1)
 
@@ -49,17 +58,19 @@ static __always_inline u64 word_next(u64 old, u64 now, u64 state)
 static __always_inline u64 word_move(u64 *word, u64 *since_ns, u32 from,
 				     u64 state, u64 now)
 {
-	u64 old = READ_ONCE(*word), seen;
+	u64 old = READ_ONCE(*word), since = READ_ONCE(*since_ns), seen, stamp;
 	int i;
 
-	for (i = 0; i < 4; i++) {
-		seen = umcg_cmpxchg(word, old, word_next(old, now, state));
-		if (seen == old)
+	for (i = 0; i < WORD_TRIES; i++) {
+		stamp = stamp_after(old, since, now);
+		seen = umcg_cmpxchg(word, old, word_make(stamp, state));
+		if (seen == old) {
+			WRITE_ONCE(*since_ns, stamp);
 			break;
+		}
 		count(word_race);
 		old = seen;
 	}
-	WRITE_ONCE(*since_ns, now);
 
 	if (unlikely(!(from & FROM(word_state(old) & 7)))) {
 		count(edge_illegal);

@@ -24,7 +24,10 @@ static CHILDREN: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Remembers a child, so that [`clean_up`] ends it whatever happens.
 pub fn adopt(pid: u32) {
-    CHILDREN.lock().unwrap_or_else(|e| e.into_inner()).push(pid as i32);
+    CHILDREN
+        .lock()
+        .unwrap_or_else(|e| e.into_inner())
+        .push(pid as i32);
 }
 
 /// Ends what a test left running, and waits until no scheduler is attached.
@@ -92,7 +95,11 @@ impl Sched {
             .spawn()
             .context("cannot start scx_umcg")?;
         adopt(child.id());
-        let mut sched = Self { child, log, seq: String::new() };
+        let mut sched = Self {
+            child,
+            log,
+            seq: String::new(),
+        };
         let up = wait_until(Duration::from_secs(60), || {
             sched.text().contains("attached:") || !matches!(sched.child.try_wait(), Ok(None))
         });
@@ -118,7 +125,9 @@ impl Sched {
 
     /// `scx_umcg status --json`.
     pub fn status(&self) -> Result<Value> {
-        let out = Command::new(sibling("scx_umcg")).args(["status", "--json"]).output()?;
+        let out = Command::new(sibling("scx_umcg"))
+            .args(["status", "--json"])
+            .output()?;
         ensure!(
             out.status.success(),
             "status: {}; log: {}",
@@ -177,8 +186,16 @@ impl Sched {
         self.no_ejection()?;
         self.signal(libc::SIGINT);
         let code = self.wait(Duration::from_secs(20))?;
-        ensure!(code == 0, "exit code {code} after SIGINT; log: {}", self.text());
-        ensure!(sysfs("state") == "disabled", "state {} after its end", sysfs("state"));
+        ensure!(
+            code == 0,
+            "exit code {code} after SIGINT; log: {}",
+            self.text()
+        );
+        ensure!(
+            sysfs("state") == "disabled",
+            "state {} after its end",
+            sysfs("state")
+        );
         Ok(())
     }
 }

@@ -79,7 +79,11 @@ impl Spinner {
 /// CPU time of a process's main thread in seconds, by /proc/PID/schedstat.
 pub fn cpu_seconds(pid: i32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).context("schedstat")?;
-    let ns: f64 = text.split_whitespace().next().context("schedstat")?.parse()?;
+    let ns: f64 = text
+        .split_whitespace()
+        .next()
+        .context("schedstat")?
+        .parse()?;
     Ok(ns / 1e9)
 }
 
@@ -95,7 +99,10 @@ impl Drop for Spinner {
 
 /// CPU seconds that each of `spinners` gets while `during` passes.
 pub fn shares(spinners: &[Spinner], during: Duration) -> Result<Vec<f64>> {
-    let before: Vec<f64> = spinners.iter().map(Spinner::cpu_seconds).collect::<Result<_>>()?;
+    let before: Vec<f64> = spinners
+        .iter()
+        .map(Spinner::cpu_seconds)
+        .collect::<Result<_>>()?;
     std::thread::sleep(during);
     spinners
         .iter()
@@ -138,7 +145,11 @@ pub fn run(limit: Duration, command: &[&str]) -> Result<String> {
         std::thread::sleep(Duration::from_millis(2));
     };
     let text = out.join().unwrap_or_default() + &err.join().unwrap_or_default();
-    ensure!(status.success(), "{command:?}: {status}: {}", last_words(&text));
+    ensure!(
+        status.success(),
+        "{command:?}: {status}: {}",
+        last_words(&text)
+    );
     Ok(text)
 }
 
@@ -152,7 +163,15 @@ pub fn perf_bench(args: &[&str]) -> Result<f64> {
     let command: Vec<_> = ["perf", "bench"].iter().chain(args).copied().collect();
     let text = run(Duration::from_secs(300), &command)?;
     text.lines()
-        .find_map(|l| l.trim().strip_prefix("Total time:")?.trim().split(' ').next()?.parse().ok())
+        .find_map(|l| {
+            l.trim()
+                .strip_prefix("Total time:")?
+                .trim()
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
         .with_context(|| format!("no total time in: {text}"))
 }
 

@@ -34,12 +34,24 @@ fn decided(args: &[&str], name: &str) -> Result<Share> {
     let sched = Sched::start(args)?;
     load::messaging()?;
     let count = |name: &str| sched.counter(name).map(|n| n as f64);
-    let names = ["contended", "staged", "absent", "switches", "activations", "server_ns", "busy_ns"];
+    let names = [
+        "contended",
+        "staged",
+        "absent",
+        "switches",
+        "activations",
+        "server_ns",
+        "busy_ns",
+    ];
     let before: Vec<f64> = names.iter().map(|n| count(n)).collect::<Result<_>>()?;
     for _ in 0..3 {
         load::messaging()?;
     }
-    let d: Vec<f64> = names.iter().zip(before).map(|(n, b)| Ok(count(n)? - b)).collect::<Result<_>>()?;
+    let d: Vec<f64> = names
+        .iter()
+        .zip(before)
+        .map(|(n, b)| Ok(count(n)? - b))
+        .collect::<Result<_>>()?;
     ensure!(d[0] > 1000.0, "only {} contended switches", d[0]);
     let share = Share {
         staged: d[1] / d[0],
@@ -47,24 +59,47 @@ fn decided(args: &[&str], name: &str) -> Result<Share> {
         per_activation: d[3] / d[4].max(1.0),
         agent_cpu: d[5] / (d[5] + d[6]),
     };
-    metric(name, &[("staged", share.staged), ("absent", share.absent),
-                   ("switches_per_activation", share.per_activation), ("agent_cpu", share.agent_cpu),
-                   ("contended", d[0])]);
+    metric(
+        name,
+        &[
+            ("staged", share.staged),
+            ("absent", share.absent),
+            ("switches_per_activation", share.per_activation),
+            ("agent_cpu", share.agent_cpu),
+            ("contended", d[0]),
+        ],
+    );
     sched.stop()?;
     Ok(share)
 }
 
 fn fifo_staged() -> Result<Verdict> {
     let s = decided(&["--policy", "fifo"], "decided_fifo")?;
-    ensure!(s.staged >= 0.90, "{:.1} % of contended switches were staged", s.staged * 100.0);
-    ensure!(s.absent <= 0.01, "{:.1} % were taken for an absent server", s.absent * 100.0);
-    ensure!(s.per_activation >= 5.0, "{:.1} switches per activation", s.per_activation);
+    ensure!(
+        s.staged >= 0.90,
+        "{:.1} % of contended switches were staged",
+        s.staged * 100.0
+    );
+    ensure!(
+        s.absent <= 0.01,
+        "{:.1} % were taken for an absent server",
+        s.absent * 100.0
+    );
+    ensure!(
+        s.per_activation >= 5.0,
+        "{:.1} switches per activation",
+        s.per_activation
+    );
     Ok(Verdict::Ok)
 }
 
 fn fair_staged() -> Result<Verdict> {
     let s = decided(&["--decide", "staged"], "decided_fair_staged")?;
-    ensure!(s.staged >= 0.50, "{:.1} % of contended switches were staged", s.staged * 100.0);
+    ensure!(
+        s.staged >= 0.50,
+        "{:.1} % of contended switches were staged",
+        s.staged * 100.0
+    );
     decided(&[], "decided_fair_keyed")?;
     Ok(Verdict::Ok)
 }
@@ -115,7 +150,10 @@ fn burner(go: [i32; 2], done: i32) -> ! {
         libc::close(go[1]);
         let mut byte = 0u8;
         libc::read(go[0], (&raw mut byte).cast(), 1);
-        let mut used = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut used = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         while used.tv_sec == 0 && used.tv_nsec < 120_000_000 {
             libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut used);
         }
@@ -144,7 +182,10 @@ fn by_pid<const KEYED: bool>() -> Result<Verdict> {
         let order = finish_order(6)?;
         let got = sortedness(&order);
         metric(&format!("order_{policy}_{decide}"), &[("sortedness", got)]);
-        ensure!((low..=high).contains(&got), "{policy} {decide}: order {order:?}, sortedness {got:.2}");
+        ensure!(
+            (low..=high).contains(&got),
+            "{policy} {decide}: order {order:?}, sortedness {got:.2}"
+        );
         sched.stop()?;
     }
     Ok(Verdict::Ok)
@@ -153,15 +194,29 @@ fn by_pid<const KEYED: bool>() -> Result<Verdict> {
 /// From the agent's write to BPF's use of it.
 fn weight() -> Result<Verdict> {
     let sched = Sched::start(&["--policy", "test-weight"])?;
-    let hogs = Hog { cpu: Some(0), ..Hog::default() }.start_many(4)?;
+    let hogs = Hog {
+        cpu: Some(0),
+        ..Hog::default()
+    }
+    .start_many(4)?;
     let file = RunFile::read()?.context("no agent runs")?;
     let shared = status::open_shared(&file)?;
-    let told = |w: &&umcg::record::Worker| w.weight_pct.load(Relaxed) == 300 && w.gen_.load(Relaxed) & 1 == 1;
+    let told = |w: &&umcg::record::Worker| {
+        w.weight_pct.load(Relaxed) == 300 && w.gen_.load(Relaxed) & 1 == 1
+    };
     let mut written = None;
     ensure!(
         wait_until(Duration::from_secs(10), || {
-            let any = shared.workers.records().iter().any(|w| told(&w) && w.weight.load(Relaxed) != 300);
-            let used = shared.workers.records().iter().any(|w| told(&w) && w.weight.load(Relaxed) == 300);
+            let any = shared
+                .workers
+                .records()
+                .iter()
+                .any(|w| told(&w) && w.weight.load(Relaxed) != 300);
+            let used = shared
+                .workers
+                .records()
+                .iter()
+                .any(|w| told(&w) && w.weight.load(Relaxed) == 300);
             if any && written.is_none() {
                 written = Some(Instant::now());
             }
@@ -180,13 +235,20 @@ fn weight() -> Result<Verdict> {
 
 fn quantum() -> Result<Verdict> {
     let sched = Sched::start(&["--quantum-us", "1000", "--slice-us", "50000"])?;
-    let hogs = Hog { cpu: Some(0), ..Hog::default() }.start_many(2)?;
+    let hogs = Hog {
+        cpu: Some(0),
+        ..Hog::default()
+    }
+    .start_many(2)?;
     std::thread::sleep(Duration::from_millis(300));
     let before = sched.counter("preempt_forced")?;
     std::thread::sleep(Duration::from_secs(2));
     let forced = (sched.counter("preempt_forced")? - before) as f64 / 2.0;
     metric("quantum", &[("forced_per_s", forced)]);
-    ensure!(forced > 50.0, "{forced:.0} forced preemptions/s with a quantum of 1 ms");
+    ensure!(
+        forced > 50.0,
+        "{forced:.0} forced preemptions/s with a quantum of 1 ms"
+    );
     sched.no_ejection()?;
     drop(hogs);
     sched.stop()?;

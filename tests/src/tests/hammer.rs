@@ -69,8 +69,14 @@ fn arena() -> Result<Arena> {
     let programs = [
         ("list", skel.progs.hammer_list.as_fd().try_clone_to_owned()?),
         ("ring", skel.progs.hammer_ring.as_fd().try_clone_to_owned()?),
-        ("claim", skel.progs.hammer_claim.as_fd().try_clone_to_owned()?),
-        ("sleep", skel.progs.hammer_sleep.as_fd().try_clone_to_owned()?),
+        (
+            "claim",
+            skel.progs.hammer_claim.as_fd().try_clone_to_owned()?,
+        ),
+        (
+            "sleep",
+            skel.progs.hammer_sleep.as_fd().try_clone_to_owned()?,
+        ),
     ];
     Ok(Arena {
         workers: Mapping::new(workers.as_fd(), 65536, workers.value_size() as usize, true)?,
@@ -85,7 +91,13 @@ fn drive(prog: &OwnedFd, span: u32, server: u32, stop: &AtomicBool) -> Result<(u
     let (mut done, mut odd) = (0, 0);
     let end = Instant::now() + Duration::from_secs(120);
     while done < OPS && !stop.load(O::Relaxed) && Instant::now() < end {
-        let mut call = Call { loops: CHUNK, server, first: 1, span, ..Call::default() };
+        let mut call = Call {
+            loops: CHUNK,
+            server,
+            first: 1,
+            span,
+            ..Call::default()
+        };
         let mut opts = libbpf_rs::libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_rs::libbpf_sys::bpf_test_run_opts>() as _,
             ctx_in: (&raw mut call).cast(),
@@ -93,8 +105,14 @@ fn drive(prog: &OwnedFd, span: u32, server: u32, stop: &AtomicBool) -> Result<(u
             ..Default::default()
         };
         // SAFETY: opts and call live through the call and have the sizes given.
-        let ret = unsafe { libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
-        ensure!(ret == 0, "BPF_PROG_RUN: {}", std::io::Error::from_raw_os_error(-ret));
+        let ret = unsafe {
+            libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts)
+        };
+        ensure!(
+            ret == 0,
+            "BPF_PROG_RUN: {}",
+            std::io::Error::from_raw_os_error(-ret)
+        );
         done += call.done;
         odd += call.odd;
     }
@@ -127,11 +145,21 @@ fn list() -> Result<Verdict> {
     notices += server.drain(workers, &mut scratch, SERVER, |i, w| seen[i as usize] = w);
     for i in 1..=SPAN as usize {
         let word = Word(workers[i].word.load(Ordering::Acquire));
-        ensure!(seen[i] == word, "worker {i}: last seen {}, is {word}", seen[i]);
-        ensure!(workers[i].queued.load(Ordering::Acquire) == 0, "worker {i} is still linked");
+        ensure!(
+            seen[i] == word,
+            "worker {i}: last seen {}, is {word}",
+            seen[i]
+        );
+        ensure!(
+            workers[i].queued.load(Ordering::Acquire) == 0,
+            "worker {i} is still linked"
+        );
     }
     ensure!(done >= 2 * OPS, "only {done} operations");
-    metric("hammer_list", &[("ops", done as f64), ("notices", notices as f64)]);
+    metric(
+        "hammer_list",
+        &[("ops", done as f64), ("notices", notices as f64)],
+    );
     Ok(Verdict::Ok)
 }
 
@@ -176,7 +204,10 @@ fn ring() -> Result<Verdict> {
     }
     let back: u64 = recalled.iter().sum();
     ensure!(taken >= OPS, "only {taken} were taken");
-    metric("hammer_ring", &[("taken", taken as f64), ("recalled", back as f64)]);
+    metric(
+        "hammer_ring",
+        &[("taken", taken as f64), ("recalled", back as f64)],
+    );
     Ok(Verdict::Ok)
 }
 
@@ -211,17 +242,33 @@ fn claim() -> Result<Verdict> {
         }
         let mut done = wins.load(O::Relaxed);
         for t in bpf {
-            let (d, o) = t.join().map_err(|_| anyhow::anyhow!("claimer panicked"))??;
+            let (d, o) = t
+                .join()
+                .map_err(|_| anyhow::anyhow!("claimer panicked"))??;
             done += d;
             odd += o;
         }
         Ok((done, odd))
     })?;
-    let counted: u64 = (1..=SPAN as usize).map(|i| workers[i].run_ns.load(Ordering::Acquire)).sum();
+    let counted: u64 = (1..=SPAN as usize)
+        .map(|i| workers[i].run_ns.load(Ordering::Acquire))
+        .sum();
     ensure!(odd == 0, "{odd} claims had two holders");
-    ensure!(counted == done && done >= 2 * OPS, "claims won {done}, counted {counted}");
-    ensure!((1..=SPAN as usize).all(|i| workers[i].claim.load(Ordering::Acquire) == 0), "a claim is left");
-    metric("hammer_claim", &[("claims", done as f64), ("rust", wins.load(O::Relaxed) as f64)]);
+    ensure!(
+        counted == done && done >= 2 * OPS,
+        "claims won {done}, counted {counted}"
+    );
+    ensure!(
+        (1..=SPAN as usize).all(|i| workers[i].claim.load(Ordering::Acquire) == 0),
+        "a claim is left"
+    );
+    metric(
+        "hammer_claim",
+        &[
+            ("claims", done as f64),
+            ("rust", wins.load(O::Relaxed) as f64),
+        ],
+    );
     Ok(Verdict::Ok)
 }
 
@@ -229,7 +276,12 @@ fn claim() -> Result<Verdict> {
 fn sleep() -> Result<Verdict> {
     const SPAN: u32 = 32;
     let a = arena()?;
-    let Arena { workers, servers, bell, programs } = a;
+    let Arena {
+        workers,
+        servers,
+        bell,
+        programs,
+    } = a;
     let (workers, server) = (workers.records(), &servers.records()[SERVER as usize]);
     let stop = AtomicBool::new(false);
     let ringer = bell.ringer()?;
@@ -258,14 +310,26 @@ fn sleep() -> Result<Verdict> {
         });
         over.store(true, O::Release);
         ringer.ring();
-        let seen = consumer.join().map_err(|_| anyhow::anyhow!("consumer panicked"))?;
+        let seen = consumer
+            .join()
+            .map_err(|_| anyhow::anyhow!("consumer panicked"))?;
         ensure!(drained, "the server slept on news: a wake was lost");
         Ok((pushed, seen))
     })?;
     ensure!(pushed == seen, "pushed {pushed}, seen {seen}");
     let slept = sleeps.load(O::Relaxed);
-    ensure!(slept > 0, "the server never slept: the race was not exercised");
-    metric("hammer_sleep", &[("ops", OPS as f64), ("pushed", pushed as f64), ("sleeps", slept as f64)]);
+    ensure!(
+        slept > 0,
+        "the server never slept: the race was not exercised"
+    );
+    metric(
+        "hammer_sleep",
+        &[
+            ("ops", OPS as f64),
+            ("pushed", pushed as f64),
+            ("sleeps", slept as f64),
+        ],
+    );
     Ok(Verdict::Ok)
 }
 
@@ -278,10 +342,19 @@ pub fn inject_error() -> Result<()> {
         .context("the program umcg_inject is not loaded")?;
     // SAFETY: plain system call; the result is checked.
     let fd = unsafe { libbpf_rs::libbpf_sys::bpf_prog_get_fd_by_id(id) };
-    ensure!(fd >= 0, "bpf_prog_get_fd_by_id({id}): {}", std::io::Error::from_raw_os_error(-fd));
+    ensure!(
+        fd >= 0,
+        "bpf_prog_get_fd_by_id({id}): {}",
+        std::io::Error::from_raw_os_error(-fd)
+    );
     // SAFETY: fd is new and ours.
     let prog = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-    let mut call = umcg::intf::umcg_call { index: 42, gen_: 0, ret: 0, epoch: 0 };
+    let mut call = umcg::intf::umcg_call {
+        index: 42,
+        gen_: 0,
+        ret: 0,
+        epoch: 0,
+    };
     scx_umcg::agent::server::run_program(&prog, &mut call)
 }
 

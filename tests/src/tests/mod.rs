@@ -32,7 +32,13 @@ pub const fn short(
     seconds: u32,
     run: fn() -> Result<Verdict>,
 ) -> Test {
-    Test { name, boot, seconds, full: false, run }
+    Test {
+        name,
+        boot,
+        seconds,
+        full: false,
+        run,
+    }
 }
 
 /// The same for `--full` only.
@@ -42,12 +48,25 @@ pub const fn full(
     seconds: u32,
     run: fn() -> Result<Verdict>,
 ) -> Test {
-    Test { name, boot, seconds, full: true, run }
+    Test {
+        name,
+        boot,
+        seconds,
+        full: true,
+        run,
+    }
 }
 
 /// Every test there is.
 pub fn all() -> impl Iterator<Item = &'static Test> {
-    [life::TESTS, usage::TESTS, storm::TESTS, share::TESTS, decide::TESTS, hammer::TESTS]
-        .into_iter()
-        .flatten()
+    [
+        life::TESTS,
+        usage::TESTS,
+        storm::TESTS,
+        share::TESTS,
+        decide::TESTS,
+        hammer::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -11,21 +11,39 @@ use crate::load::{self, Hog, shares};
 pub const TESTS: &[Test] = &[
     short("vm_pinned_hogs_share_evenly", "share", 8, pinned),
     short("vm_nice_is_honoured", "share", 10, nice),
-    short("vm_idle_cpu_beside_work_is_rare", "share", 12, conservation::<8>),
+    short(
+        "vm_idle_cpu_beside_work_is_rare",
+        "share",
+        12,
+        conservation::<8>,
+    ),
     short("vm_messaging_beside_eevdf", "share", 30, messaging::<3>),
-    full("vm_full_messaging_beside_eevdf", "bars", 120, messaging::<9>),
+    full(
+        "vm_full_messaging_beside_eevdf",
+        "bars",
+        120,
+        messaging::<9>,
+    ),
     full("vm_full_conservation_60s", "bars", 75, conservation::<60>),
     short("vm_agent_has_no_page_faults", "share", 14, page_faults),
 ];
 
 fn pinned() -> Result<Verdict> {
     let sched = Sched::start(&[])?;
-    let hogs = Hog { cpu: Some(0), ..Hog::default() }.start_many(2)?;
+    let hogs = Hog {
+        cpu: Some(0),
+        ..Hog::default()
+    }
+    .start_many(2)?;
     std::thread::sleep(Duration::from_millis(300));
     let got = shares(&hogs, Duration::from_secs(4))?;
     let share = got[0] / (got[0] + got[1]);
     metric("pinned", &[("share", share)]);
-    ensure!((share - 0.5).abs() <= 0.02, "two hogs on one CPU: {:.1} % for one", share * 100.0);
+    ensure!(
+        (share - 0.5).abs() <= 0.02,
+        "two hogs on one CPU: {:.1} % for one",
+        share * 100.0
+    );
     drop(hogs);
     sched.stop()?;
     Ok(Verdict::Ok)
@@ -36,14 +54,26 @@ fn nice() -> Result<Verdict> {
     const WANT: f64 = 1024.0 / 335.0;
     let sched = Sched::start(&[])?;
     let hogs = [
-        Hog { cpu: Some(0), ..Hog::default() }.start()?,
-        Hog { cpu: Some(0), nice: 5, ..Hog::default() }.start()?,
+        Hog {
+            cpu: Some(0),
+            ..Hog::default()
+        }
+        .start()?,
+        Hog {
+            cpu: Some(0),
+            nice: 5,
+            ..Hog::default()
+        }
+        .start()?,
     ];
     std::thread::sleep(Duration::from_millis(300));
     let got = shares(&hogs, Duration::from_secs(6))?;
     let ratio = got[0] / got[1];
     metric("nice", &[("ratio", ratio), ("want", WANT)]);
-    ensure!((ratio / WANT - 1.0).abs() <= 0.05, "nice 0 : nice 5 = {ratio:.3}, weights {WANT:.3}");
+    ensure!(
+        (ratio / WANT - 1.0).abs() <= 0.05,
+        "nice 0 : nice 5 = {ratio:.3}, weights {WANT:.3}"
+    );
     drop(hogs);
     sched.stop()?;
     Ok(Verdict::Ok)
@@ -58,9 +88,19 @@ fn conservation<const SECS: u64>() -> Result<Verdict> {
     }
     let wall = began.elapsed().as_secs_f64() * 2.0;
     let idle = sched.counter("idle_work_ns")? as f64 / 1e9;
-    let worst = sched.status()?["max_idle_work_ns"].as_u64().context("status")? as f64 / 1e6;
-    metric("conservation", &[("idle_share", idle / wall), ("worst_ms", worst)]);
-    ensure!(idle / wall <= 0.001, "idle beside work {:.3} % of the time", idle / wall * 100.0);
+    let worst = sched.status()?["max_idle_work_ns"]
+        .as_u64()
+        .context("status")? as f64
+        / 1e6;
+    metric(
+        "conservation",
+        &[("idle_share", idle / wall), ("worst_ms", worst)],
+    );
+    ensure!(
+        idle / wall <= 0.001,
+        "idle beside work {:.3} % of the time",
+        idle / wall * 100.0
+    );
     ensure!(worst <= 4.0, "a CPU idled {worst:.2} ms beside work");
     drop(hogs);
     sched.stop()?;
@@ -85,8 +125,19 @@ fn messaging<const ROUNDS: usize>() -> Result<Verdict> {
             sched.stop()?;
             ratios.push(ours / eevdf);
         }
-        let (low, high) = (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
-        metric(&format!("messaging_{name}"), &[("ratio", median(&mut ratios)), ("low", low), ("high", high), ("n", ROUNDS as f64)]);
+        let (low, high) = (
+            ratios.iter().copied().fold(f64::MAX, f64::min),
+            ratios.iter().copied().fold(0.0, f64::max),
+        );
+        metric(
+            &format!("messaging_{name}"),
+            &[
+                ("ratio", median(&mut ratios)),
+                ("low", low),
+                ("high", high),
+                ("n", ROUNDS as f64),
+            ],
+        );
     }
     Ok(Verdict::Ok)
 }
@@ -94,7 +145,12 @@ fn messaging<const ROUNDS: usize>() -> Result<Verdict> {
 fn page_faults() -> Result<Verdict> {
     let faults = |pid: u32| -> Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let rest: Vec<_> = text.rsplit_once(") ").context("stat")?.1.split(' ').collect();
+        let rest: Vec<_> = text
+            .rsplit_once(") ")
+            .context("stat")?
+            .1
+            .split(' ')
+            .collect();
         Ok(rest[7].parse::<u64>()? + rest[9].parse::<u64>()?)
     };
     let sched = Sched::start(&["--policy", "fifo"])?;
@@ -107,7 +163,10 @@ fn page_faults() -> Result<Verdict> {
     }
     let grown = faults(sched.pid())? - before;
     metric("page_faults", &[("faults", grown as f64)]);
-    ensure!(grown == 0, "{grown} page faults of the agent in the steady state");
+    ensure!(
+        grown == 0,
+        "{grown} page faults of the agent in the steady state"
+    );
     drop(hogs);
     sched.stop()?;
     Ok(Verdict::Ok)

@@ -11,9 +11,19 @@ use crate::load::{self, Hog, perf_bench, run};
 
 pub const TESTS: &[Test] = &[
     short("vm_hogs_and_cyclictest", "storm", 14, hogs_cyclictest::<10>),
-    full("vm_full_hogs_and_cyclictest_60s", "storm", 70, hogs_cyclictest::<60>),
+    full(
+        "vm_full_hogs_and_cyclictest_60s",
+        "storm",
+        70,
+        hogs_cyclictest::<60>,
+    ),
     short("vm_benchmarks_end", "storm", 20, benchmarks::<1>),
-    full("vm_full_benchmarks_five_times", "storm", 90, benchmarks::<5>),
+    full(
+        "vm_full_benchmarks_five_times",
+        "storm",
+        90,
+        benchmarks::<5>,
+    ),
     short("vm_fork_exec_storm", "storm", 14, fork_exec::<8>),
     full("vm_full_fork_exec_storm_60s", "storm", 75, fork_exec::<60>),
     short("vm_affinity_nice_churn", "storm", 14, churn::<8>),
@@ -45,7 +55,10 @@ fn benchmarks<const ROUNDS: usize>() -> Result<Verdict> {
     for _ in 0..ROUNDS {
         let messaging = load::messaging()?;
         let pipe = perf_bench(&["sched", "pipe", "-l", "5000"])?;
-        run(Duration::from_secs(120), &["hackbench", "-g", "2", "-l", "100"])?;
+        run(
+            Duration::from_secs(120),
+            &["hackbench", "-g", "2", "-l", "100"],
+        )?;
         metric("benchmarks", &[("messaging", messaging), ("pipe", pipe)]);
     }
     sched.no_ejection()?;
@@ -58,7 +71,17 @@ fn fork_exec<const SECS: u64>() -> Result<Verdict> {
     let secs = format!("{SECS}s");
     run(
         Duration::from_secs(SECS * 2 + 60),
-        &["stress-ng", "--fork", "4", "--exec", "4", "--switch", "4", "-t", &secs],
+        &[
+            "stress-ng",
+            "--fork",
+            "4",
+            "--exec",
+            "4",
+            "--switch",
+            "4",
+            "-t",
+            &secs,
+        ],
     )?;
     sched.no_ejection()?;
     sched.stop()?;
@@ -74,7 +97,7 @@ fn churn<const SECS: u64>() -> Result<Verdict> {
     while began.elapsed() < Duration::from_secs(SECS) {
         for (i, &pid) in hogs.iter().enumerate() {
             ops += 1;
-            if ops % 3 == 0 {
+            if ops.is_multiple_of(3) {
                 // SAFETY: plain system call on a child of ours.
                 unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as u32, (ops % 10) as i32) };
             } else {
@@ -113,8 +136,16 @@ fn conserved() -> Result<Verdict> {
     perf_bench(&["sched", "pipe", "-l", "2000"])?;
     let status = sched.status()?;
     let count = |name: &str| status["counters"][name].as_u64().context("counter");
-    ensure!(count("edge_illegal")? == 0, "{} illegal edges", count("edge_illegal")?);
-    ensure!(count("lst_resync")? == 0, "{} lists given up", count("lst_resync")?);
+    ensure!(
+        count("edge_illegal")? == 0,
+        "{} illegal edges",
+        count("edge_illegal")?
+    );
+    ensure!(
+        count("lst_resync")? == 0,
+        "{} lists given up",
+        count("lst_resync")?
+    );
     let (blocks, wakes, exits) = (count("blocks")?, count("wakes")?, count("exits")?);
     let blocked = crate::tests::hammer::blocked_now()?;
     let left = blocks as i64 - wakes as i64 - exits as i64 - blocked as i64;
@@ -123,7 +154,10 @@ fn conserved() -> Result<Verdict> {
         left.unsigned_abs() < 50 && blocks > 1000,
         "blocks {blocks} = wakes {wakes} + exits {exits} + blocked {blocked} + {left}"
     );
-    metric("conserved", &[("blocks", blocks as f64), ("left", left as f64)]);
+    metric(
+        "conserved",
+        &[("blocks", blocks as f64), ("left", left as f64)],
+    );
     sched.stop()?;
     Ok(Verdict::Ok)
 }
@@ -134,11 +168,7 @@ fn runnable(secs: u64) -> Result<f64> {
     for _ in 0..secs {
         std::thread::sleep(Duration::from_secs(1));
         let text = fs::read_to_string("/proc/loadavg")?;
-        let now: f64 = text
-            .split(['/', ' '])
-            .nth(3)
-            .context("loadavg")?
-            .parse()?;
+        let now: f64 = text.split(['/', ' ']).nth(3).context("loadavg")?.parse()?;
         sum += now - 1.0;
     }
     Ok(sum / secs as f64)
@@ -148,7 +178,9 @@ fn voluntary_switches(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(task?.path().join("status"))?;
-        let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
         sum += line.context("status")?.trim().parse::<u64>()?;
     }
     Ok(sum)
@@ -162,9 +194,22 @@ fn idle<const SETTLE: u64, const SECS: u64>() -> Result<Verdict> {
     let ours = runnable(SECS)?;
     let switches = (voluntary_switches(sched.pid())? - before) as f64 / SECS as f64;
     let cpus = std::thread::available_parallelism()?.get() as f64;
-    metric("idle", &[("eevdf_runnable", eevdf), ("runnable", ours), ("agent_switches_per_cpu_s", switches / cpus)]);
-    ensure!(switches <= cpus + 4.0, "{switches:.1} voluntary switches/s of the agent");
-    ensure!(ours <= eevdf + 0.05 + 1.0 / SECS as f64, "runnable {ours:.3}, EEVDF {eevdf:.3}");
+    metric(
+        "idle",
+        &[
+            ("eevdf_runnable", eevdf),
+            ("runnable", ours),
+            ("agent_switches_per_cpu_s", switches / cpus),
+        ],
+    );
+    ensure!(
+        switches <= cpus + 4.0,
+        "{switches:.1} voluntary switches/s of the agent"
+    );
+    ensure!(
+        ours <= eevdf + 0.05 + 1.0 / SECS as f64,
+        "runnable {ours:.3}, EEVDF {eevdf:.3}"
+    );
     sched.no_ejection()?;
     sched.stop()?;
     Ok(Verdict::Ok)

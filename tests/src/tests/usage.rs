@@ -22,13 +22,27 @@ fn bad_input() -> Result<Verdict> {
         (vec!["--policy", "fiffo"], "fiffo", "fifo"),
         (vec!["--slice-us", "banana"], "banana", "invalid digit"),
         (vec!["--frobnicate"], "--frobnicate", "unexpected"),
-        (vec!["--policy", "fifo", "--decide", "key"], "fifo", "staged"),
+        (
+            vec!["--policy", "fifo", "--decide", "key"],
+            "fifo",
+            "staged",
+        ),
     ] {
         let out = Command::new(sibling("scx_umcg")).args(&args).output()?;
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.code() == Some(2), "{args:?}: exit {:?}: {text}", out.status.code());
-        ensure!(text.contains(value) && text.contains(allowed), "{args:?}: says {text:?}");
-        ensure!(sysfs("state") == "disabled", "{args:?}: something was attached");
+        ensure!(
+            out.status.code() == Some(2),
+            "{args:?}: exit {:?}: {text}",
+            out.status.code()
+        );
+        ensure!(
+            text.contains(value) && text.contains(allowed),
+            "{args:?}: says {text:?}"
+        );
+        ensure!(
+            sysfs("state") == "disabled",
+            "{args:?}: something was attached"
+        );
     }
     Ok(Verdict::Ok)
 }
@@ -37,16 +51,30 @@ fn doctor() -> Result<Verdict> {
     let out = Command::new(sibling("scx_umcg")).arg("doctor").output()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     ensure!(out.status.success(), "exit {:?}: {text}", out.status);
-    ensure!(text.contains("scx_umcg can run here") && !text.contains("MISSING"), "says {text}");
+    ensure!(
+        text.contains("scx_umcg can run here") && !text.contains("MISSING"),
+        "says {text}"
+    );
     Ok(Verdict::Ok)
 }
 
 fn not_root() -> Result<Verdict> {
     for args in [&[][..], &["status"][..]] {
-        let out = Command::new(sibling("scx_umcg")).args(args).uid(65534).gid(65534).output()?;
+        let out = Command::new(sibling("scx_umcg"))
+            .args(args)
+            .uid(65534)
+            .gid(65534)
+            .output()?;
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.code() == Some(4), "{args:?}: exit {:?}: {text}", out.status.code());
-        ensure!(text.contains("65534") && text.contains("root"), "{args:?}: says {text:?}");
+        ensure!(
+            out.status.code() == Some(4),
+            "{args:?}: exit {:?}: {text}",
+            out.status.code()
+        );
+        ensure!(
+            text.contains("65534") && text.contains("root"),
+            "{args:?}: says {text:?}"
+        );
     }
     Ok(Verdict::Ok)
 }
@@ -54,7 +82,10 @@ fn not_root() -> Result<Verdict> {
 fn no_agent() -> Result<Verdict> {
     let out = Command::new(sibling("scx_umcg")).arg("status").output()?;
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
-    ensure!(!out.status.success() && text.contains("does not run"), "says {text:?}");
+    ensure!(
+        !out.status.success() && text.contains("does not run"),
+        "says {text:?}"
+    );
     Ok(Verdict::Ok)
 }
 
@@ -72,7 +103,10 @@ fn monitor() -> Result<Verdict> {
     if let Some(mut out) = child.stdout.take() {
         std::io::Read::read_to_string(&mut out, &mut text)?;
     }
-    ensure!(text.matches("[scx_umcg] switches").count() >= 2, "{code}: printed {text:?}");
+    ensure!(
+        text.matches("[scx_umcg] switches").count() >= 2,
+        "{code}: printed {text:?}"
+    );
     sched.stop()?;
     Ok(Verdict::Ok)
 }
