@@ -2,12 +2,12 @@
 /*
  * claim: "this server runs that worker", decided once.
  *
- * Does:    takes, gives back, consumes and sweeps umcg_worker.claim.
+ * Does:    takes, gives back, consumes and drops umcg_worker.claim.
  * Called from: dispatch (take, give back), running (consume), enqueue and
- *          quiescent (drop), the timer (sweep).
+ *          quiescent (drop).
  * Races:   two servers that staged the same worker: one cmpxchg wins. A worker
  *          that starts elsewhere: running clears the claim whoever held it. One
- *          that is never started: the tag moved, or sweep drops it.
+ *          that is never started: its tag moved, the next taker replaces it.
  * Counters: claim_lost.
  */
 #ifndef __UMCG_CLAIM_BPF_H
@@ -20,9 +20,15 @@ static __always_inline u64 claim_value(u32 server, u64 word)
 	return (u64)(server + 1) << 48 | word_time(word);
 }
 
+/* One of another tag than the word's is left over from a lost race: replaced. */
 static __always_inline bool claim_try(struct umcg_worker *w, u64 claim)
 {
-	if (!umcg_cmpxchg(&w->claim, 0, claim))
+	u64 old = umcg_cmpxchg(&w->claim, 0, claim);
+
+	if (!old)
+		return true;
+	if ((old & UMCG_TIME_MASK) != (claim & UMCG_TIME_MASK) &&
+	    umcg_cmpxchg(&w->claim, old, claim) == old)
 		return true;
 	count(claim_lost);
 	return false;
@@ -37,15 +43,6 @@ static __always_inline void claim_drop(struct umcg_worker *w)
 {
 	if (READ_ONCE(w->claim))
 		umcg_xchg(&w->claim, 0);
-}
-
-/* A claim of another tag than the word's is left over from a lost race. */
-static __always_inline void claim_sweep(struct umcg_worker *w)
-{
-	u64 claim = READ_ONCE(w->claim);
-
-	if (claim && (claim & UMCG_TIME_MASK) != word_time(READ_ONCE(w->word)))
-		claim_release(w, claim);
 }
 
 #endif /* __UMCG_CLAIM_BPF_H */

@@ -48,28 +48,27 @@ static __always_inline u64 relief_budget(void)
 /* The largest keys are at the end: that is where a policy starves. */
 static __always_inline void relief_sweep(s32 cpu, u64 now)
 {
+	u64 late = now - relief_budget();
 	struct task_struct *p;
-	int left = RELIEF_LOOK;
+	int left = RELIEF_LOOK, moved = 0;
 
 	bpf_for_each(scx_dsq, p, PARK(cpu), SCX_DSQ_ITER_REV) {
 		struct umcg_task *t;
-		struct umcg_worker *w;
 
 		/* Unknown to the verifier, or it walks each count apart. */
 		__sink(left);
+		__sink(moved);
 		if (--left < 0)
 			break;
 		t = task_ctx(p);
-		if (!t || !t->parked_ns || now < t->parked_ns + relief_budget())
-			continue;
-		w = worker_rec(t->idx);
-		if (w)
-			claim_sweep(w);
-		if (!scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
-			continue;
-		count(rescued);
-		kick(cpu, SCX_KICK_IDLE);
+		if (t && t->parked_ns && t->parked_ns < late)
+			moved += scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p,
+							HAND(cpu), 0);
 	}
+	if (!moved)
+		return;
+	count_add(this_cpu_rec(), rescued, moved);
+	kick(cpu, SCX_KICK_IDLE);
 }
 
 static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now)
