@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use umcg_policy::Decide;
 
@@ -45,6 +44,8 @@ pub struct RunFile {
     pub decide: String,
     /// `--partial`.
     pub partial: bool,
+    /// vm.compact_unevictable_allowed before it was changed.
+    pub unevictable: Option<String>,
 }
 
 impl RunFile {
@@ -66,6 +67,7 @@ impl RunFile {
             policy: args.policy.clone(),
             decide: decide.to_string(),
             partial: args.partial,
+            unevictable: crate::agent::caps::unevictable_sysctl(),
         }
     }
 
@@ -86,8 +88,27 @@ impl RunFile {
         };
         let file: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{FILE}: not written by this version; restart the agent"))?;
-        let alive = Path::new(&format!("/proc/{}", file.pid)).exists();
-        Ok(alive.then_some(file))
+        if !file.alive() {
+            return Ok(None);
+        }
+        ensure!(
+            file.version == env!("CARGO_PKG_VERSION"),
+            "the running agent is version {}; this is {}; use the same one",
+            file.version,
+            env!("CARGO_PKG_VERSION")
+        );
+        Ok(Some(file))
+    }
+
+    /// A pid alone could be somebody else's by now.
+    fn alive(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/comm", self.pid)).is_ok_and(|c| c.trim() == "scx_umcg")
+    }
+
+    /// The sysctl of an instance that was killed before it could restore it.
+    pub fn left_behind() -> Option<String> {
+        let file: Self = serde_json::from_slice(&fs::read(FILE).ok()?).ok()?;
+        if file.alive() { None } else { file.unevictable }
     }
 
     /// Removes it; that it is gone already is fine.

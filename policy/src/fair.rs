@@ -4,7 +4,7 @@
 //! policy adds is a bias for workers whose bursts are short. Their place is then ahead of
 //! equals, so they wait less; as the bias is not charged, shares stay exact.
 //! Staged: picks by virtual time as of the worker's `enqueue`, at most 4 ms of work ahead.
-//! Measured in research/fair.md: staging costs more and is less responsive, because a choice made
+//! Measured (`docs/design.md#fair`): staging costs more and is less responsive, because a choice made
 //! ahead is old when it runs.
 //!
 //! Order: the kernel's virtual time, lowest first; ties by arrival.
@@ -28,26 +28,24 @@ pub(crate) struct Fair {
     decide: Decide,
     /// Candidates. Keyed: without capacity, so that it ignores all workers.
     waiting: Heap,
-    /// Who has the terms of a short sleeper. Staged: empty, so that nobody has.
-    short: Box<[bool]>,
 }
 
 impl Fair {
     pub(crate) fn new(decide: Decide, capacity: u32) -> Self {
-        let (waiting, short) = match decide {
-            Decide::Keyed => (0, capacity),
-            Decide::Staged => (capacity, 0),
+        let waiting = match decide {
+            Decide::Keyed => 0,
+            Decide::Staged => capacity,
         };
         Fair {
             decide,
             waiting: Heap::new(waiting),
-            short: vec![false; short as usize].into(),
         }
     }
 
-    /// The terms of `w` as they stand.
-    pub(crate) fn terms(&self, w: WorkerId) -> Terms {
-        let short = self.short.get(w.0 as usize).is_some_and(|&short| short);
+    /// The terms that its history earns a worker; one that never slept has none. They follow from
+    /// the facts alone: each server has a policy of its own, and workers move between servers.
+    pub(crate) fn terms(&self, facts: &Facts) -> Terms {
+        let short = self.decide == Decide::Keyed && (1..SHORT_NS).contains(&facts.avg_ns);
         Terms {
             bias_ns: if short { SHORT_BIAS_NS } else { 0 },
             ..Terms::default()
@@ -84,7 +82,7 @@ impl Policy for Fair {
 
     fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
         self.waiting.push(w, facts.key);
-        self.terms(w)
+        self.terms(facts)
     }
 
     fn pick(&mut self) -> Option<WorkerId> {
@@ -93,22 +91,14 @@ impl Policy for Fair {
 
     // Judged by the average that BPF keeps over every burst. One of our own over the bursts that
     // we hear of would be wrong: BPF tells a block only when that average has moved by a factor
-    // of two, so ours would stop half-way, and `burst_ns` is 0 again by the time of the call. The
-    // same filter keeps an average near SHORT_NS from flapping.
+    // of two, so ours would stop half-way, and `burst_ns` is 0 again by the time of the call.
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms> {
         self.waiting.remove(w);
-        let short = self.short.get_mut(w.0 as usize)?;
-        let now = facts.avg_ns < SHORT_NS;
-        let changed = *short != now;
-        *short = now;
-        changed.then(|| self.terms(w))
+        (self.decide == Decide::Keyed).then(|| self.terms(facts))
     }
 
     fn remove(&mut self, w: WorkerId) {
         self.waiting.remove(w);
-        if let Some(short) = self.short.get_mut(w.0 as usize) {
-            *short = false;
-        }
     }
 }
 
@@ -133,23 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn fair_keyed_short_sleeper_gets_a_bias_once() {
+    fn fair_keyed_short_sleeper_gets_a_bias() {
         let mut fair = Fair::new(Decide::Keyed, 4);
         assert_eq!(fair.enqueue(W, &avg(0)), Terms::default());
         assert_eq!(fair.block(W, &avg(999_999)), Some(bias(-500_000)));
-        assert_eq!(fair.block(W, &avg(20_000)), None);
         assert_eq!(fair.enqueue(W, &avg(20_000)), bias(-500_000));
         assert_eq!(fair.block(W, &avg(1_000_000)), Some(Terms::default()));
-        assert_eq!(fair.block(W, &avg(u32::MAX)), None);
-        assert_eq!(fair.enqueue(W, &avg(20_000)), Terms::default());
-    }
-
-    #[test]
-    fn fair_keyed_removed_worker_leaves_no_bias_to_its_id() {
-        let mut fair = Fair::new(Decide::Keyed, 4);
-        fair.block(W, &avg(10));
-        fair.remove(W);
-        assert_eq!(fair.enqueue(W, &avg(10)), Terms::default());
+        assert_eq!(fair.block(W, &avg(u32::MAX)), Some(Terms::default()));
     }
 
     #[test]

@@ -36,23 +36,22 @@ impl TestWeight {
         }
     }
 
-    fn terms(&self, w: WorkerId) -> Terms {
+    fn terms(&self, w: WorkerId, facts: &Facts) -> Terms {
         let heavy = self.heavy.get(w.0 as usize).is_some_and(|&heavy| heavy);
         Terms {
             weight_pct: if heavy { HEAVY_PCT } else { 100 },
-            ..self.fair.terms(w)
+            ..self.fair.terms(facts)
         }
     }
 
-    /// Weighs `w` anew and says whether that changed anything.
-    fn weigh(&mut self, w: WorkerId, facts: &Facts) -> bool {
+    /// Weighs `w` anew.
+    fn weigh(&mut self, w: WorkerId, facts: &Facts) {
         let Some(heavy) = self.heavy.get_mut(w.0 as usize) else {
-            return false;
+            return;
         };
         let even = facts.pid % 2 == 0;
         self.even[w.0 as usize] = even;
-        let now = even && begun(self.first_ns, facts.now_ns);
-        std::mem::replace(heavy, now) != now
+        *heavy = even && begun(self.first_ns, facts.now_ns);
     }
 }
 
@@ -80,7 +79,7 @@ impl Policy for TestWeight {
     fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
         self.first_ns.get_or_insert(facts.now_ns);
         self.weigh(w, facts);
-        self.terms(w)
+        self.terms(w, facts)
     }
 
     fn pick(&mut self) -> Option<WorkerId> {
@@ -88,9 +87,8 @@ impl Policy for TestWeight {
     }
 
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms> {
-        let weight = self.weigh(w, facts);
-        let bias = self.fair.block(w, facts).is_some();
-        (weight || bias).then(|| self.terms(w))
+        self.weigh(w, facts);
+        Some(self.terms(w, facts))
     }
 
     fn remove(&mut self, w: WorkerId) {
@@ -110,7 +108,7 @@ impl Policy for TestWeight {
             self.walked += 1;
             if self.even[w] && !std::mem::replace(&mut self.heavy[w], true) {
                 let w = WorkerId(w as u32);
-                return Some((w, self.terms(w)));
+                return Some((w, self.terms(w, &Facts::default())));
             }
         }
         None
@@ -145,15 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn weight_change_is_told_at_a_block_once() {
+    fn weight_change_is_told_at_a_block() {
         let mut policy = TestWeight::new(4);
         let w = WorkerId(1);
-        assert_eq!(policy.block(w, &facts(900, 42)), None);
         policy.enqueue(w, &facts(1000, 42));
-        assert_eq!(policy.block(w, &facts(1100, 42)), None);
-        let told = policy.block(w, &facts(1300, 42));
-        assert_eq!(told.map(|terms| terms.weight_pct), Some(300));
-        assert_eq!(policy.block(w, &facts(1400, 42)), None);
+        let mut pct = |now| policy.block(w, &facts(now, 42)).map(|t| t.weight_pct);
+        assert_eq!([pct(1100), pct(1300)], [Some(100), Some(300)]);
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn check_terms(terms: &Terms, order: Order) {
         "{terms:?}"
     );
     match order {
-        // Workers without terms have 1 << 40 and come last.
+        // Workers without terms have 0 and come first.
         Order::Own => assert!((1..1 << 40).contains(&terms.own_key), "{terms:?}"),
         Order::Fair | Order::Arrival => assert_eq!(terms.own_key, 0, "{terms:?}"),
     }
@@ -333,7 +333,6 @@ impl World {
         let news = self.policy.block(w, &facts);
         if let Some(terms) = news {
             check_terms(&terms, self.policy.0.traits().order);
-            assert_ne!(terms, told.unwrap_or_default(), "told what it had told");
             self.told[id as usize] = Some(terms);
         } else if told.is_some() && !self.staged() {
             // None: the terms are as before, or this would be other ones.

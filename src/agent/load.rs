@@ -55,7 +55,14 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Resu
     )
     .context("cannot open the BPF program")?;
 
-    let nr_cpus = (*scx_utils::NR_CPU_IDS).min(umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize);
+    let nr_cpus = *scx_utils::NR_CPU_IDS;
+    let most = umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize;
+    if nr_cpus > most {
+        let text = format!(
+            "cannot load: {nr_cpus} possible CPUs; at most {most}; boot with possible_cpus={most}"
+        );
+        return Err(Failure::new(Exit::Unsupported, text).into());
+    }
     let traits = umcg_policy::create(&args.policy, Some(decide), 1)
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?
         .traits();
@@ -199,7 +206,9 @@ impl Loaded<'_> {
         for server in &servers {
             server.ring();
         }
-        let locked = caps::lock_memory();
+        if let Some(value) = RunFile::left_behind() {
+            caps::restore_sysctl(&value);
+        }
         let file = RunFile::new(
             args,
             self.map_ids()?,
@@ -207,6 +216,7 @@ impl Loaded<'_> {
             ejections,
             self.decide,
         );
+        caps::lock_memory();
         if let Err(err) = file.write() {
             warn!("`scx_umcg status` will not find this instance: {err:#}");
         }
@@ -228,9 +238,7 @@ impl Loaded<'_> {
             server.ring();
             server.join();
         }
-        if locked {
-            caps::unlock_memory();
-        }
+        caps::unlock_memory();
         RunFile::remove();
         if !ejected {
             info!("detached: the kernel's own scheduler runs");

@@ -41,11 +41,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .context("cannot catch SIGINT and SIGTERM")?;
 
     let mut ejections: Vec<Instant> = Vec::new();
+    let mut total = 0;
     loop {
         kernel::require()?;
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;
-        match loaded.run(args, &shutdown, ejections.len() as u64)? {
+        match loaded.run(args, &shutdown, total)? {
             Ended::Asked => return Ok(()),
             Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
@@ -56,6 +57,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 }
                 ejections.retain(|at| at.elapsed() < EJECT_WINDOW);
                 ejections.push(Instant::now());
+                total += 1;
             }
         }
         if shutdown.load(Ordering::Relaxed) {

@@ -135,7 +135,7 @@ impl Server {
             index: self.me,
             gen_: 0,
             ret: 0,
-            epoch: 0,
+            pad0: 0,
         };
         run_program(prog, &mut call)?;
         ensure!(call.ret == 0, "BPF answered {}", call.ret);
@@ -230,7 +230,10 @@ impl Server {
             }
             count += 1;
             work += u64::from(facts.avg_ns);
-            worst = Some(facts.key);
+            worst = Some(match worst {
+                Some(key) if (facts.key.wrapping_sub(key) as i64) < 0 => key,
+                _ => facts.key,
+            });
         }
         if let Some(key) = worst {
             record.worst_key.store(key, umcg::sync::Ordering::Relaxed);

@@ -42,7 +42,6 @@ const volatile u64 umcg_quantum_ns;	/* 0 = only the slice */
 const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
 const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
-const volatile u64 umcg_clock_offset_ns; /* added to every stamp, for tests */
 
 /* Queues: four per CPU, named (kind << 16) | cpu. */
 enum umcg_queue {
@@ -64,6 +63,9 @@ struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
  * when the worker leaves; see idle.bpf.h for why no CPU sleeps on work.
  */
 u32 umcg_pending __attribute__((aligned(64)));
+
+/* CPUs that cannot serve what waits there: offline, or held by a higher class. */
+u32 umcg_helpless;
 
 UEI_DEFINE(uei);
 
@@ -89,7 +91,7 @@ static __always_inline struct umcg_cpu *this_cpu_rec(void)
 /* CLOCK_MONOTONIC, as the words promise; scx_bpf_now() is another clock. */
 static __always_inline u64 umcg_now(void)
 {
-	return bpf_ktime_get_ns() + umcg_clock_offset_ns;
+	return bpf_ktime_get_ns();
 }
 
 /*

@@ -6,8 +6,9 @@
  * Called from: dispatch (take, give back), running (consume), enqueue and
  *          quiescent (drop).
  * Races:   two servers that staged the same worker: one cmpxchg wins. A worker
- *          that starts elsewhere: running clears the claim whoever held it. One
- *          that is never started: its tag moved, the next taker replaces it.
+ *          that starts elsewhere: running clears the claim whoever held it.
+ *          None is left over: a taker that cannot move the worker gives it back
+ *          before it leaves dispatch.
  * Counters: claim_lost.
  */
 #ifndef __UMCG_CLAIM_BPF_H
@@ -20,15 +21,9 @@ static __always_inline u64 claim_value(u32 server, u64 word)
 	return (u64)(server + 1) << 48 | word_time(word);
 }
 
-/* One of another tag than the word's is left over from a lost race: replaced. */
 static __always_inline bool claim_try(struct umcg_worker *w, u64 claim)
 {
-	u64 old = umcg_cmpxchg(&w->claim, 0, claim);
-
-	if (!old)
-		return true;
-	if ((old & UMCG_TIME_MASK) != (claim & UMCG_TIME_MASK) &&
-	    umcg_cmpxchg(&w->claim, old, claim) == old)
+	if (!umcg_cmpxchg(&w->claim, 0, claim))
 		return true;
 	count(claim_lost);
 	return false;

@@ -2,11 +2,12 @@
 /*
  * dispatch: a CPU needs work; the order in which it is looked for.
  *
- * Does:    1. HAND: workers that were chosen or rescued for this CPU;
+ * Does:    1. HAND: workers that were chosen or rescued for this CPU, and what
+ *             waits at a CPU that cannot serve it;
  *          2. the server, if it has to decide or was asked to run;
  *          3. the kernel-fair queue, if it is its turn;
  *          4. prev, if it still wants the CPU and its key is the earliest;
- *          5. a staged choice; else PARK's head;
+ *          5. a staged choice; else PARK's head; else the kernel-fair queue;
  *          6. the other CPUs' work; 7. prev again; 8. PARK once more, because a
  *             failed steal drops the rq lock and a wake may have parked here.
  * State:   umcg_cpu, umcg_server.ring, claims.
@@ -192,11 +193,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 /* Everything of a CPU that cannot serve it: offline, or held by a higher class. */
 static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 {
-	struct umcg_cpu *o = cpu_rec(other);
-	bool held = !o->idle_since_ns && o->dispatch_ns &&
-		    k->now > o->dispatch_ns + HELD_NS;
-
-	if (!o->offline && !held)
+	if (!cpu_stranded(cpu_rec(other), k->now))
 		return false;
 	if (scx_bpf_dsq_move_to_local(SERVER(other), 0)) {
 		count_on(k->c, moved_class);
@@ -205,6 +202,16 @@ static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 	return scx_bpf_dsq_move_to_local(HAND(other), 0) ||
 	       kernelq_take(k->c, other) ||
 	       scx_bpf_dsq_move_to_local(PARK(other), 0);
+}
+
+static __always_inline s32 random_other(s32 cpu)
+{
+	s32 other;
+
+	if (umcg_nr_cpus < 2)
+		return cpu;
+	other = cpu + 1 + bpf_get_prandom_u32() % (umcg_nr_cpus - 1);
+	return other >= umcg_nr_cpus ? other - umcg_nr_cpus : other;
 }
 
 static __always_inline bool steal(struct umcg_pick *k)
@@ -240,11 +247,7 @@ static __always_inline bool rotate(struct umcg_pick *k)
 
 	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
 		return false;
-	other = k->cpu + 1 + bpf_get_prandom_u32() % (umcg_nr_cpus - 1);
-	if (other >= umcg_nr_cpus)
-		other -= umcg_nr_cpus;
-	if (take_stranded(k, other))
-		return true;
+	other = random_other(k->cpu);
 	if (scx_bpf_dsq_nr_queued(PARK(other)) <= (s32)k->waiting ||
 	    !scx_bpf_dsq_move_to_local(PARK(other), 0))
 		return false;
@@ -252,9 +255,12 @@ static __always_inline bool rotate(struct umcg_pick *k)
 	return true;
 }
 
-static __always_inline void refill(struct task_struct *prev, u64 slice)
+static __always_inline void refill(struct umcg_cpu *c, struct task_struct *prev,
+				   u64 slice, u64 now)
 {
 	scx_bpf_task_set_slice(prev, slice);
+	c->granted_ns = now - c->picked_ns + slice;
+	c->preempting = 0;
 }
 
 /*
@@ -263,18 +269,15 @@ static __always_inline void refill(struct task_struct *prev, u64 slice)
  */
 static __always_inline bool prev_goes_on(struct umcg_pick *k,
 					 struct task_struct *prev,
-					 struct umcg_task *t, struct umcg_worker *w)
+					 struct umcg_task *t, struct umcg_worker *w,
+					 u32 kicked)
 {
-	u32 kicked = k->c->kick_idx;
-	u64 key, ran = k->now - k->c->picked_ns, slice = worker_slice(w);
+	u64 key, ran = k->now - k->c->picked_ns;
 
-	if (kicked) {
-		k->c->kick_idx = 0;
-		if (kicked != t->idx && ran < slice) {
-			count_on(k->c, kick_missed);
-			refill(prev, slice - ran);
-			return true;
-		}
+	if (kicked && kicked != t->idx && ran < k->c->granted_ns) {
+		count_on(k->c, kick_missed);
+		refill(k->c, prev, k->c->granted_ns - ran, k->now);
+		return true;
 	}
 	if (t->yielded)
 		return false;
@@ -287,7 +290,7 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 	if (key_before(key, key_now(prev, t, w, k->now)))
 		return false;
 	count_on(k->c, kept);
-	refill(prev, slice);
+	refill(k->c, prev, worker_slice(w), k->now);
 	return true;
 }
 
@@ -299,9 +302,11 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	bool wants = prev && (prev->scx.flags & SCX_TASK_QUEUED);
 	struct umcg_task *t = wants ? task_ctx(prev) : NULL;
 	struct umcg_worker *w = NULL;
+	u32 kicked = k.c->kick_idx;
 	bool forced = false;
 
 	k.c->dispatch_ns = k.now;
+	k.c->kick_idx = 0;
 	if (!k.s)
 		return;
 	if (t && t->kind == UMCG_K_WORKER)
@@ -313,6 +318,8 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 
 	if (scx_bpf_dsq_nr_queued(HAND(cpu)) && scx_bpf_dsq_move_to_local(HAND(cpu), 0))
 		return;
+	if (READ_ONCE(umcg_helpless) && take_stranded(&k, random_other(cpu)))
+		return;
 	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
 	if (!k.waiting)
 		k.c->want = 0;
@@ -321,7 +328,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) &&
 	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
 		return;
-	if (w && !forced && prev_goes_on(&k, prev, t, w))
+	if (w && !forced && prev_goes_on(&k, prev, t, w, kicked))
 		return;
 	if (take_here(&k))
 		return;
@@ -331,7 +338,9 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		return;
 	if (wants && !forced) {
 		count_on(k.c, refilled);
-		refill(prev, w ? worker_slice(w) : KERNEL_SLICE_NS);
+		if (t)
+			t->yielded = 0;
+		refill(k.c, prev, w ? worker_slice(w) : KERNEL_SLICE_NS, k.now);
 		return;
 	}
 	if (scx_bpf_dsq_move_to_local(PARK(cpu), 0))

@@ -9,7 +9,7 @@
  *          bypass and for tasks that skip select_cpu, enqueue and dispatch.
  * Races:   attribute changes call stopping, quiescent, runnable, running in a
  *          row without SLEEP or WAKEUP: no edge to BLOCKED comes of them.
- * Counters: switches, blocks, wakes, exits, preempt_tick, preempt_forced.
+ * Counters: switches, blocks, wakes, preempt_tick, preempt_forced.
  */
 #ifndef __UMCG_EDGES_BPF_H
 #define __UMCG_EDGES_BPF_H
@@ -69,7 +69,9 @@ static __always_inline void running_worker(struct task_struct *p,
 	if (word_state(READ_ONCE(w->word)) != UMCG_RUNNING) {
 		old = word_move(&w->word, &w->since_ns,
 				FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE),
-				UMCG_RUNNING, now);
+				UMCG_RUNNING | (t->rescued ? UMCG_F_RESCUED : 0),
+				now);
+		t->rescued = 0;
 		if (word_state(old) == UMCG_RUNNABLE && now > since)
 			w->wait_ns += now - since;
 		count_on(c, switches);
@@ -96,6 +98,7 @@ static __always_inline void edge_running(struct task_struct *p)
 	c->preempting = 0;
 	c->idle_tries = 0;
 	c->picked_ns = now;
+	c->granted_ns = p->scx.slice;
 	c->cur_idx = 0;
 	c->run_exec = p->se.sum_exec_runtime;
 	if (!t)
@@ -113,7 +116,7 @@ static __always_inline void stopping_worker(struct task_struct *p,
 					    u64 now)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	u64 flags = UMCG_F_PREEMPTED, ran, slice;
+	u64 flags = UMCG_F_PREEMPTED, ran;
 
 	if (!w)
 		return;
@@ -123,8 +126,8 @@ static __always_inline void stopping_worker(struct task_struct *p,
 	if (!runnable)
 		return;
 	ran = now - c->picked_ns;
-	slice = worker_slice(w);
-	t->left_ns = !t->yielded && ran + MIN_LEFT_NS < slice ? slice - ran : 0;
+	t->left_ns = !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
+		c->granted_ns - ran : 0;
 	if (t->yielded) {
 		/* Behind those that wait already, or a yield would change nothing. */
 		if (key_before(t->v, c->vnow))

@@ -101,13 +101,12 @@ struct umcg_worker {
 	u32 home;		/* server it was last parked on */
 	u32 weight;		/* 1..10000, 100 = nice 0 */
 	u32 told_avg_ns;	/* avg_ns when the agent was last told */
-	u32 pad1;
+	u32 class_;		/* enum umcg_class, from its scheduling policy */
 
 	s64 bias_ns __attribute__((aligned(64)));	/* added to the key */
 	u64 own_key;		/* the key itself where the policy orders alone */
 	u32 weight_pct;		/* scales the weight, 0 = 100 % */
 	u32 slice_us;		/* 0 = the default slice */
-	u32 class_;		/* enum umcg_class */
 	u32 told_gen;		/* generation that the agent wrote these for */
 };
 
@@ -170,7 +169,7 @@ struct umcg_server {
 	u64 unread_ns;		/* when the oldest unread notice was pushed, 0 = none */
 	u64 ran_ns;		/* when it was last given a CPU */
 	u32 must;		/* it has to run at the next dispatch */
-	u32 absent;		/* needed, and could not be had */
+	u32 pad0;
 
 	struct umcg_list runnable __attribute__((aligned(64)));
 	struct umcg_list blocked;
@@ -193,7 +192,7 @@ struct umcg_server {
 	X(by_key, "contended switches by key")					\
 	X(absent, "contended switches in kernel order for an absent server")	\
 	X(stolen, "switches to a worker parked at another server")		\
-	X(direct, "workers that went straight to an idle CPU")			\
+	X(direct, "wake-ups that went straight to an idle CPU")			\
 	X(sync_local, "wake-ups kept on the waker's CPU")			\
 	X(preempt_wake, "wake-ups that preempted the running worker")		\
 	X(preempt_tick, "running workers preempted by the tick for a waiter")	\
@@ -222,16 +221,15 @@ struct umcg_server {
 	X(rescued, "workers released by the relief valve")			\
 	X(kick_idle, "idle CPUs kicked for a parked worker")			\
 	X(idle_retry, "CPUs that looked again before they went idle")		\
-	X(idle_found, "idle CPUs with allowed work found by the timer")		\
+	X(idle_found, "idle CPUs that the timer found while workers were parked")		\
 	X(idle_work_ns, "time idle while a worker that then ran here waited")	\
 	X(busy_ns, "time that workers ran")					\
 	X(server_ns, "time that servers ran")					\
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
-	X(anonymous, "tasks without a record")					\
+	X(anonymous, "enqueues of tasks without a record")					\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
-	X(mig_disabled, "migration-disabled tasks enqueued")			\
 	X(enq_last, "enqueues as the last runnable task")			\
 	X(bad_hint, "bad values read from the agent's side")			\
 	X(moved_class, "servers moved off a CPU held by a higher class")
@@ -263,6 +261,7 @@ struct umcg_cpu {
 	u64 idle_start_ns;	/* the last idle period, until somebody ran after it */
 	u64 idle_end_ns;
 	u64 picked_ns;
+	u64 granted_ns;		/* of CPU time since then, refills included */
 	u64 dispatch_ns;	/* last ops.dispatch */
 	u64 run_exec;		/* sum_exec_runtime of the running one when it started */
 	u64 kq_ns;		/* CPU time of the kernel-fair queue */
@@ -281,7 +280,7 @@ struct umcg_call {
 	u32 index;
 	u32 gen;
 	s32 ret;
-	u32 epoch;
+	u32 pad0;
 };
 
 #endif /* __UMCG_INTF_H */

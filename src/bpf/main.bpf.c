@@ -169,9 +169,13 @@ void BPF_STRUCT_OPS(umcg_dump_task, struct scx_dump_ctx *dctx,
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init)
 {
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
 	int cpu, kind;
 	s32 ret;
 
+	bpf_for(cpu, 0, umcg_nr_cpus)
+		cpu_rec(cpu)->offline = !bpf_cpumask_test_cpu(cpu, online);
+	scx_bpf_put_cpumask(online);
 	bpf_for(cpu, 0, umcg_nr_cpus) {
 		bpf_for(kind, UMCG_Q_PARK, UMCG_Q_KERNEL + 1) {
 			ret = scx_bpf_create_dsq(UMCG_Q(kind, cpu), -1);

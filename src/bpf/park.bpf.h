@@ -12,7 +12,7 @@
  * Races:   the insert takes effect after enqueue returns, so a server can stage
  *          the worker before it is on PARK: dispatch puts such a choice back.
  * Never:   parks a kernel thread.
- * Counters: preempt_wake, mig_disabled, enq_last.
+ * Counters: preempt_wake, resumed, enq_last.
  */
 #ifndef __UMCG_PARK_BPF_H
 #define __UMCG_PARK_BPF_H
@@ -108,6 +108,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 
 	if (t->preempt) {
 		t->preempt = 0;
+		t->left_ns = 0;
 		if ((enq_flags & SCX_ENQ_WAKEUP) && !c->preempting) {
 			c->preempting = 1;
 			clock_move(t, cpu);

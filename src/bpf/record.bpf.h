@@ -44,6 +44,7 @@ struct umcg_task {
 	u8 preempt;		/* select_cpu found somebody to preempt */
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
+	u8 rescued;		/* the relief valve moved it */
 };
 
 struct {

@@ -2,7 +2,7 @@
 /*
  * relief: the timer: nothing waits for ever, whatever the policy does.
  *
- * Does:    per CPU, each period: 1. an idle CPU beside parked work is kicked;
+ * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work is kicked;
  *          2. a server that parked for PARK_MAX runs once, to sleep for real;
  *          3. the quantum: a forced preemption of who ran longer;
  *          4. now and then, the workers with the largest keys: who waited for
@@ -45,14 +45,16 @@ static __always_inline u64 relief_budget(void)
 	return budget < 2000 * NSEC_PER_MSEC ? budget : 2000 * NSEC_PER_MSEC;
 }
 
-/* The largest keys are at the end: that is where a policy starves. */
+/* The largest keys are at the end: that is where a policy starves; the oldest
+ * arrivals are at the head. */
 static __always_inline void relief_sweep(s32 cpu, u64 now)
 {
 	u64 late = now - relief_budget();
 	struct task_struct *p;
 	int left = RELIEF_LOOK, moved = 0;
 
-	bpf_for_each(scx_dsq, p, PARK(cpu), SCX_DSQ_ITER_REV) {
+	bpf_for_each(scx_dsq, p, PARK(cpu),
+		     umcg_order == UMCG_ORDER_ARRIVAL ? 0 : SCX_DSQ_ITER_REV) {
 		struct umcg_task *t;
 
 		/* Unknown to the verifier, or it walks each count apart. */
@@ -61,9 +63,11 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 		if (--left < 0)
 			break;
 		t = task_ctx(p);
-		if (t && t->parked_ns && t->parked_ns < late)
-			moved += scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p,
-							HAND(cpu), 0);
+		if (!t || !t->parked_ns || t->parked_ns > late ||
+		    !scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
+			continue;
+		t->rescued = 1;
+		moved++;
 	}
 	if (!moved)
 		return;
@@ -99,7 +103,18 @@ static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
 		request_preempt(w, idx, cpu);
 }
 
-/* Whether this CPU keeps the timer fast. */
+/* What waits at a CPU that cannot serve it is for the others. */
+static __always_inline bool is_helpless(struct umcg_cpu *c, s32 cpu, u64 now)
+{
+	return cpu_stranded(c, now) &&
+	       (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
+		scx_bpf_dsq_nr_queued(SERVER(cpu)) ||
+		scx_bpf_dsq_nr_queued(KERNELQ(cpu)));
+}
+
+#define SWEEP_BUSY 1		/* keeps the timer fast */
+#define SWEEP_HELPLESS 2
+
 static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
@@ -110,8 +125,10 @@ static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 	quantum_sweep(c, cpu, now);
 	if (relief)
 		relief_sweep(cpu, now);
+	if (is_helpless(c, cpu, now))
+		return SWEEP_BUSY | SWEEP_HELPLESS;
 	if (!c->idle_since_ns)
-		return 1;
+		return cpu_stranded(c, now) ? 0 : SWEEP_BUSY;
 	c->idle_tries = 0;
 	if (pending_any()) {
 		count(idle_found);
@@ -123,14 +140,19 @@ static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 {
 	u64 now = umcg_now(), period = PERIOD_IDLE_NS;
-	u32 relief = now > tm->relief_ns + RELIEF_EVERY_NS;
-	int cpu;
+	u32 relief = now > tm->relief_ns + RELIEF_EVERY_NS, helpless = 0;
+	int cpu, found;
 
 	if (relief)
 		tm->relief_ns = now;
-	bpf_for(cpu, 0, umcg_nr_cpus)
-		if (sweep_cpu(cpu, now, relief))
+	bpf_for(cpu, 0, umcg_nr_cpus) {
+		found = sweep_cpu(cpu, now, relief);
+		if (found & SWEEP_BUSY)
 			period = PERIOD_BUSY_NS;
+		if (found & SWEEP_HELPLESS)
+			helpless = 1;
+	}
+	WRITE_ONCE(umcg_helpless, helpless);
 	if (umcg_quantum_ns && period == PERIOD_BUSY_NS && umcg_quantum_ns < period)
 		period = umcg_quantum_ns;
 	bpf_timer_start(&tm->timer, period, 0);

@@ -27,7 +27,6 @@
 #include "ring.bpf.h"
 
 #define GRACE_NS (2 * NSEC_PER_MSEC)
-#define GRACE_KEYED_NS (20 * NSEC_PER_MSEC)
 #define BATCH_NOTICES 64
 #define BATCH_NS (16 * NSEC_PER_MSEC)
 #define BATCH_WANT_NS (16 * NSEC_PER_MSEC)
@@ -46,6 +45,12 @@ struct {
 	__type(key, u32);
 	__array(values, struct umcg_bell);
 } umcg_bells SEC(".maps");
+
+/* No tick, no dispatch for so long: offline, or a higher class holds it. */
+static __always_inline bool cpu_stranded(const struct umcg_cpu *c, u64 now)
+{
+	return c->offline || (!c->idle_since_ns && now > c->dispatch_ns + HELD_NS);
+}
 
 static __always_inline void server_wake(struct umcg_server *s, u32 cpu)
 {
@@ -105,13 +110,13 @@ static __always_inline bool server_run(struct umcg_server *s, u32 cpu)
 	return false;
 }
 
+/* Asked of a staged policy: a keyed one is never waited for. */
 static __always_inline bool server_absent(struct umcg_server *s, u64 now)
 {
-	u64 grace = umcg_staged ? GRACE_NS : GRACE_KEYED_NS;
 	u64 unread = READ_ONCE(s->unread_ns);
 
 	return word_state(READ_ONCE(s->word)) == UMCG_BLOCKED ||
-	       (unread && now - unread > grace && !READ_ONCE(s->parked) &&
+	       (unread && now - unread > GRACE_NS && !READ_ONCE(s->parked) &&
 		server_has_news(s));
 }
 
@@ -149,7 +154,6 @@ static __always_inline void server_running(struct umcg_task *t, u64 now)
 	WRITE_ONCE(s->must, 0);
 	WRITE_ONCE(s->unread_ns, 0);
 	WRITE_ONCE(s->ran_ns, now);
-	WRITE_ONCE(s->absent, 0);
 	cpu_rec(cpu)->act_ns = now;
 	count(activations);
 }

@@ -86,14 +86,6 @@ impl Worker {
         }
         Claim::from_raw(self.claim.swap(0, AcqRel))
     }
-
-    /// Ends a claim of another tag than the word's; whether there was one. Timer.
-    #[doc(alias = "claim_sweep")]
-    pub fn sweep_claim(&self) -> bool {
-        Claim::from_raw(self.claim.load(Acquire)).is_some_and(|claim| {
-            !claim.is_about(Word(self.word.load(Acquire))) && self.release_claim(claim)
-        })
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -145,18 +137,5 @@ mod tests {
         assert!(worker.try_claim(mine));
         assert_eq!(worker.consume_claim(), Some(mine));
         assert_eq!(worker.consume_claim(), None);
-    }
-
-    #[test]
-    fn claim_sweep_ends_only_a_stale_one() {
-        let worker = waiting();
-        assert!(worker.try_claim(Claim::new(0, WAITS)));
-        assert!(!worker.sweep_claim());
-        worker
-            .word
-            .store(WAITS.next(0, State::Running as u64).0, Relaxed);
-        assert!(worker.sweep_claim());
-        assert!(!worker.sweep_claim());
-        assert_eq!(worker.claim.load(Relaxed), 0);
     }
 }

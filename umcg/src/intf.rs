@@ -56,13 +56,12 @@ pub struct umcg_worker {
     pub home: u32_,
     pub weight: u32_,
     pub told_avg_ns: u32_,
-    pub pad1: u32_,
+    pub class_: u32_,
     pub __bindgen_padding_1: [u8; 24usize],
     pub bias_ns: s64,
     pub own_key: u64_,
     pub weight_pct: u32_,
     pub slice_us: u32_,
-    pub class_: u32_,
     pub told_gen: u32_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -90,7 +89,8 @@ const _: () = {
     ["Offset of field: umcg_worker::weight"][::std::mem::offset_of!(umcg_worker, weight) - 92usize];
     ["Offset of field: umcg_worker::told_avg_ns"]
         [::std::mem::offset_of!(umcg_worker, told_avg_ns) - 96usize];
-    ["Offset of field: umcg_worker::pad1"][::std::mem::offset_of!(umcg_worker, pad1) - 100usize];
+    ["Offset of field: umcg_worker::class_"]
+        [::std::mem::offset_of!(umcg_worker, class_) - 100usize];
     ["Offset of field: umcg_worker::bias_ns"]
         [::std::mem::offset_of!(umcg_worker, bias_ns) - 128usize];
     ["Offset of field: umcg_worker::own_key"]
@@ -99,10 +99,8 @@ const _: () = {
         [::std::mem::offset_of!(umcg_worker, weight_pct) - 144usize];
     ["Offset of field: umcg_worker::slice_us"]
         [::std::mem::offset_of!(umcg_worker, slice_us) - 148usize];
-    ["Offset of field: umcg_worker::class_"]
-        [::std::mem::offset_of!(umcg_worker, class_) - 152usize];
     ["Offset of field: umcg_worker::told_gen"]
-        [::std::mem::offset_of!(umcg_worker, told_gen) - 156usize];
+        [::std::mem::offset_of!(umcg_worker, told_gen) - 152usize];
 };
 pub const umcg_class_UMCG_CLASS_NORMAL: umcg_class = 0;
 pub const umcg_class_UMCG_CLASS_BATCH: umcg_class = 1;
@@ -149,7 +147,7 @@ pub struct umcg_server {
     pub unread_ns: u64_,
     pub ran_ns: u64_,
     pub must: u32_,
-    pub absent: u32_,
+    pub pad0: u32_,
     pub __bindgen_padding_0: [u8; 8usize],
     pub runnable: umcg_list,
     pub blocked: umcg_list,
@@ -177,7 +175,7 @@ const _: () = {
         [::std::mem::offset_of!(umcg_server, unread_ns) - 32usize];
     ["Offset of field: umcg_server::ran_ns"][::std::mem::offset_of!(umcg_server, ran_ns) - 40usize];
     ["Offset of field: umcg_server::must"][::std::mem::offset_of!(umcg_server, must) - 48usize];
-    ["Offset of field: umcg_server::absent"][::std::mem::offset_of!(umcg_server, absent) - 52usize];
+    ["Offset of field: umcg_server::pad0"][::std::mem::offset_of!(umcg_server, pad0) - 52usize];
     ["Offset of field: umcg_server::runnable"]
         [::std::mem::offset_of!(umcg_server, runnable) - 64usize];
     ["Offset of field: umcg_server::blocked"]
@@ -236,11 +234,10 @@ pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
 pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 42;
 pub const umcg_counter_UMCG_C_yields: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_mig_disabled: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
 pub type umcg_counter = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
@@ -262,6 +259,7 @@ pub struct umcg_cpu {
     pub idle_start_ns: u64_,
     pub idle_end_ns: u64_,
     pub picked_ns: u64_,
+    pub granted_ns: u64_,
     pub dispatch_ns: u64_,
     pub run_exec: u64_,
     pub kq_ns: u64_,
@@ -272,8 +270,8 @@ pub struct umcg_cpu {
     pub kick_idx: u32_,
     pub offline: u32_,
     pub act_ns: u64_,
-    pub __bindgen_padding_1: [u8; 24usize],
-    pub cnt: [u64_; 48usize],
+    pub __bindgen_padding_1: [u8; 16usize],
+    pub cnt: [u64_; 47usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -304,19 +302,21 @@ const _: () = {
     ["Offset of field: umcg_cpu::idle_end_ns"]
         [::std::mem::offset_of!(umcg_cpu, idle_end_ns) - 88usize];
     ["Offset of field: umcg_cpu::picked_ns"][::std::mem::offset_of!(umcg_cpu, picked_ns) - 96usize];
+    ["Offset of field: umcg_cpu::granted_ns"]
+        [::std::mem::offset_of!(umcg_cpu, granted_ns) - 104usize];
     ["Offset of field: umcg_cpu::dispatch_ns"]
-        [::std::mem::offset_of!(umcg_cpu, dispatch_ns) - 104usize];
-    ["Offset of field: umcg_cpu::run_exec"][::std::mem::offset_of!(umcg_cpu, run_exec) - 112usize];
-    ["Offset of field: umcg_cpu::kq_ns"][::std::mem::offset_of!(umcg_cpu, kq_ns) - 120usize];
-    ["Offset of field: umcg_cpu::wk_ns"][::std::mem::offset_of!(umcg_cpu, wk_ns) - 128usize];
+        [::std::mem::offset_of!(umcg_cpu, dispatch_ns) - 112usize];
+    ["Offset of field: umcg_cpu::run_exec"][::std::mem::offset_of!(umcg_cpu, run_exec) - 120usize];
+    ["Offset of field: umcg_cpu::kq_ns"][::std::mem::offset_of!(umcg_cpu, kq_ns) - 128usize];
+    ["Offset of field: umcg_cpu::wk_ns"][::std::mem::offset_of!(umcg_cpu, wk_ns) - 136usize];
     ["Offset of field: umcg_cpu::max_idle_work_ns"]
-        [::std::mem::offset_of!(umcg_cpu, max_idle_work_ns) - 136usize];
-    ["Offset of field: umcg_cpu::want"][::std::mem::offset_of!(umcg_cpu, want) - 144usize];
+        [::std::mem::offset_of!(umcg_cpu, max_idle_work_ns) - 144usize];
+    ["Offset of field: umcg_cpu::want"][::std::mem::offset_of!(umcg_cpu, want) - 152usize];
     ["Offset of field: umcg_cpu::idle_tries"]
-        [::std::mem::offset_of!(umcg_cpu, idle_tries) - 148usize];
-    ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 152usize];
-    ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 156usize];
-    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 160usize];
+        [::std::mem::offset_of!(umcg_cpu, idle_tries) - 156usize];
+    ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 160usize];
+    ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 164usize];
+    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 168usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
 };
 #[repr(C)]
@@ -325,7 +325,7 @@ pub struct umcg_call {
     pub index: u32_,
     pub gen_: u32_,
     pub ret: s32,
-    pub epoch: u32_,
+    pub pad0: u32_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -334,5 +334,5 @@ const _: () = {
     ["Offset of field: umcg_call::index"][::std::mem::offset_of!(umcg_call, index) - 0usize];
     ["Offset of field: umcg_call::gen_"][::std::mem::offset_of!(umcg_call, gen_) - 4usize];
     ["Offset of field: umcg_call::ret"][::std::mem::offset_of!(umcg_call, ret) - 8usize];
-    ["Offset of field: umcg_call::epoch"][::std::mem::offset_of!(umcg_call, epoch) - 12usize];
+    ["Offset of field: umcg_call::pad0"][::std::mem::offset_of!(umcg_call, pad0) - 12usize];
 };

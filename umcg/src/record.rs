@@ -80,8 +80,9 @@ pub struct Worker {
     pub weight: AtomicU32,
     /// `avg_ns` when the agent was last told.
     pub told_avg_ns: AtomicU32,
-    /// Reserved.
-    pub pad1: AtomicU32,
+    /// Normal, batch or idle, from its scheduling policy.
+    #[doc(alias = "umcg_class")]
+    pub class_: AtomicU32,
     _line1: Pad<24>,
 
     /// Added to the key.
@@ -92,9 +93,6 @@ pub struct Worker {
     pub weight_pct: AtomicU32,
     /// 0 = the default slice.
     pub slice_us: AtomicU32,
-    /// Normal, batch or idle.
-    #[doc(alias = "umcg_class")]
-    pub class_: AtomicU32,
     /// Generation that the agent wrote these for.
     pub told_gen: AtomicU32,
 }
@@ -170,8 +168,8 @@ pub struct Server {
     pub ran_ns: AtomicU64,
     /// It has to run at the next dispatch.
     pub must: AtomicU32,
-    /// It was needed and could not be had.
-    pub absent: AtomicU32,
+    /// Reserved.
+    pub pad0: AtomicU32,
     _line0: Pad<8>,
 
     /// Workers that wait, and newcomers.
@@ -241,6 +239,8 @@ pub struct Cpu {
     pub idle_end_ns: AtomicU64,
     /// When the running task was picked.
     pub picked_ns: AtomicU64,
+    /// CPU time that it was granted since then, refills included.
+    pub granted_ns: AtomicU64,
     /// Last dispatch.
     pub dispatch_ns: AtomicU64,
     /// CPU time of the running task when it started.
@@ -261,7 +261,7 @@ pub struct Cpu {
     pub offline: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<24>,
+    _line2: Pad<16>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -287,6 +287,7 @@ impl Default for Cpu {
             idle_start_ns: AtomicU64::default(),
             idle_end_ns: AtomicU64::default(),
             picked_ns: AtomicU64::default(),
+            granted_ns: AtomicU64::default(),
             dispatch_ns: AtomicU64::default(),
             run_exec: AtomicU64::default(),
             kq_ns: AtomicU64::default(),
@@ -345,7 +346,7 @@ same_layout!(
     umcg_worker,
     [
         word, since_ns, run_ns, wait_ns, key, gen_, pid, avg_ns, burst_ns, claim, request, queued,
-        next, home, weight, told_avg_ns, pad1, bias_ns, own_key, weight_pct, slice_us, class_,
+        next, home, weight, told_avg_ns, class_, bias_ns, own_key, weight_pct, slice_us,
         told_gen,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
@@ -362,7 +363,7 @@ same_layout!(
     Server,
     umcg_server,
     [
-        word, since_ns, tid, parked, parked_ns, unread_ns, ran_ns, must, absent, runnable, blocked,
+        word, since_ns, tid, parked, parked_ns, unread_ns, ran_ns, must, pad0, runnable, blocked,
         resync, unread, asleep, epoch, backlog, worst_key, ring,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
@@ -374,7 +375,7 @@ same_layout!(
     umcg_cpu,
     [
         cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
-        cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, dispatch_ns,
+        cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
         run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
@@ -393,11 +394,11 @@ mod tests {
             line(offset_of!(Worker, claim))
         );
         assert_ne!(
-            line(offset_of!(Worker, pad1)),
+            line(offset_of!(Worker, class_)),
             line(offset_of!(Worker, bias_ns))
         );
         assert_ne!(
-            line(offset_of!(Server, absent)),
+            line(offset_of!(Server, must)),
             line(offset_of!(Server, runnable))
         );
         assert_ne!(

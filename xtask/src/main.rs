@@ -12,6 +12,7 @@ mod apt;
 mod cache;
 mod kernels;
 mod proc;
+mod run;
 mod setup;
 mod test;
 mod tidy;
@@ -34,6 +35,11 @@ struct Cli {
 enum Task {
     /// Install what a bare Debian 12 or 13 lacks; can be run twice
     Setup(setup::Args),
+    /// See scx_umcg schedule a stock kernel in a VM, beside EEVDF: the command to start with
+    Run(run::Args),
+    /// The part of `run` that runs in the guest
+    #[command(hide = true)]
+    GuestRun(run::guest::Args),
     /// Boot a stock kernel in a VM and run a command in it as root
     Vm(vm_task::Args),
     /// Run all tests: native ones, then those in VMs
@@ -45,6 +51,8 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup(args) => setup::run(&args),
+        Task::Run(args) => run::run(&args),
+        Task::GuestRun(args) => run::guest::run(&args),
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args),

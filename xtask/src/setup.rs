@@ -56,6 +56,12 @@ pub struct Args {
 
 /// Installs everything and the kernels that the tests use.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    install(&args.kernel)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs everything and these kernels; says what is there.
+pub fn install(all_series: &[String]) -> Result<()> {
     let cache = cache::dir()?;
     packages()?;
     say(format_args!("Debian packages: all there"));
@@ -65,12 +71,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         tools.venv.display()
     ));
     say(format_args!("virtiofsd: {}", tools.virtiofsd.display()));
-    for series in &args.kernel {
+    for series in all_series {
         let vmlinuz = kernels::ensure(&cache, series)?;
         say(format_args!("kernel {series}: {}", vmlinuz.display()));
     }
     say(format_args!("set-up is complete"));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The tools for VMs that live in the cache folder; only vng gets them on its `PATH`.

@@ -17,7 +17,7 @@ mod native;
 mod plan;
 mod report;
 
-pub use native::cargo;
+pub use native::{cargo, target_dir};
 
 use guest::Bench;
 use report::Report;

@@ -70,6 +70,9 @@ pub struct Vm {
     pub timeout: Option<Duration>,
     /// One guest instruction is one guest nanosecond; one CPU only.
     pub icount: bool,
+    /// One host thread emulates all CPUs: slower, but patching of kernel code cannot race, which
+    /// panics a guest now and then ("Oops: int3") around an attach or detach.
+    pub one_thread: bool,
     /// More environment for the command.
     pub env: Vec<(String, OsString)>,
     /// The command's working directory.
@@ -120,6 +123,7 @@ impl Vm {
             append: Vec::new(),
             timeout: None,
             icount: false,
+            one_thread: false,
             env: Vec::new(),
             cwd: std::env::current_dir().context("cannot tell the current directory")?,
         })
@@ -281,6 +285,8 @@ impl Vm {
         }
         if self.icount {
             opts += " -icount shift=0,sleep=off";
+        } else if self.one_thread && !kvm {
+            opts += " -accel tcg,thread=single";
         }
         opts
     }

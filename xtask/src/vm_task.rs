@@ -97,7 +97,8 @@ impl Args {
     }
 }
 
-fn pass_on(piece: Piece<'_>) -> Result<()> {
+/// Passes the guest's output on, as it comes.
+pub fn pass_on(piece: Piece<'_>) -> Result<()> {
     match piece {
         Piece::Out(bytes) => {
             let mut out = std::io::stdout().lock();
@@ -112,7 +113,7 @@ fn pass_on(piece: Piece<'_>) -> Result<()> {
 }
 
 /// The code to exit with; says on stderr what is not the command's own doing.
-fn exit_code(outcome: &Outcome, timeout: Option<u64>) -> u8 {
+pub fn exit_code(outcome: &Outcome, timeout: Option<u64>) -> u8 {
     match outcome.end {
         End::Exit(code) => code,
         End::TimedOut => {

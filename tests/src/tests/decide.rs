@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     short("vm_order_by_pid_keyed", "decide", 12, by_pid::<true>),
     short("vm_changed_weight_is_in_force_soon", "decide", 10, weight),
     short("vm_quantum_forces_preemption", "decide", 8, quantum),
+    short("vm_kick_ends_one_stint", "decide", 6, kick),
 ];
 
 struct Share {
@@ -228,6 +229,43 @@ fn weight() -> Result<Verdict> {
     metric("weight", &[("delay_ms", delay)]);
     // Polling takes 5 ms and a scan of the records.
     ensure!(delay <= 20.0, "in force after {delay:.1} ms");
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// A kick is for one stint of one worker: it ends that one, and nobody else's.
+fn kick() -> Result<Verdict> {
+    let sched = Sched::start(&["--slice-us", "100000"])?;
+    let hogs = Hog {
+        cpu: Some(0),
+        ..Hog::default()
+    }
+    .start_many(2)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let file = RunFile::read()?.context("no agent runs")?;
+    let shared = status::open_shared(&file)?;
+    let before = sched.counter("preempt_forced")?;
+    let mut hit = 0;
+    for _ in 0..200 {
+        let index = shared.cpus()[0].cur_idx.load(Relaxed);
+        let generation = shared.workers.records()[index as usize & 0xffff]
+            .gen_
+            .load(Relaxed);
+        hit += u64::from(index != 0 && crate::tests::hammer::kick(index, generation)? == 0);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let forced = sched.counter("preempt_forced")? - before;
+    metric("kick", &[("kicks", hit as f64), ("forced", forced as f64)]);
+    ensure!(
+        hit > 20 && forced > hit / 2 && forced <= hit,
+        "{hit} kicks, {forced} forced"
+    );
+    let stale = crate::tests::hammer::kick(1, 0)?;
+    ensure!(
+        stale == -libc::ESRCH,
+        "a kick of no worker answered {stale}"
+    );
     drop(hogs);
     sched.stop()?;
     Ok(Verdict::Ok)

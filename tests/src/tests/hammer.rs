@@ -34,6 +34,8 @@ pub const TESTS: &[Test] = &[
 
 const OPS: u64 = 100_000;
 const CHUNK: u32 = 500;
+/// Few, so that the server falls asleep often.
+const SLEEP_CHUNK: u32 = 10;
 const SERVER: u32 = 3;
 
 /// As `struct hammer` in hammer.bpf.c.
@@ -87,7 +89,13 @@ fn arena() -> Result<Arena> {
 }
 
 /// Runs a program in chunks until it has done OPS operations; its (done, odd).
-fn drive(prog: &OwnedFd, span: u32, server: u32, stop: &AtomicBool) -> Result<(u64, u64)> {
+fn drive(
+    prog: &OwnedFd,
+    loops: u32,
+    span: u32,
+    server: u32,
+    stop: &AtomicBool,
+) -> Result<(u64, u64)> {
     let (mut done, mut odd) = (0, 0);
     let end = Instant::now() + Duration::from_secs(120);
     while done < OPS && !stop.load(O::Relaxed) && Instant::now() < end {
@@ -131,7 +139,7 @@ fn list() -> Result<Verdict> {
     let stop = AtomicBool::new(false);
     let done = std::thread::scope(|scope| -> Result<u64> {
         let pushers: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| drive(&a.programs["list"], SPAN, SERVER, &stop)))
+            .map(|_| scope.spawn(|| drive(&a.programs["list"], CHUNK, SPAN, SERVER, &stop)))
             .collect();
         while !pushers.iter().all(|p| p.is_finished()) {
             notices += server.drain(workers, &mut scratch, SERVER, |i, w| seen[i as usize] = w);
@@ -172,7 +180,7 @@ fn ring() -> Result<Verdict> {
     let mut recalled = vec![0u64; 65536];
     let taken = std::thread::scope(|scope| -> Result<u64> {
         let takers: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| drive(&a.programs["ring"], 1, SERVER, &stop)))
+            .map(|_| scope.spawn(|| drive(&a.programs["ring"], CHUNK, 1, SERVER, &stop)))
             .collect();
         let mut n = 0u64;
         while n < 3 * OPS && !takers.iter().all(|t| t.is_finished()) {
@@ -222,7 +230,7 @@ fn claim() -> Result<Verdict> {
         let bpf: Vec<_> = (0..2)
             .map(|s| {
                 let (prog, stop) = (&a.programs["claim"], &stop);
-                scope.spawn(move || drive(prog, SPAN, s, stop))
+                scope.spawn(move || drive(prog, CHUNK, SPAN, s, stop))
             })
             .collect();
         let mut odd = 0;
@@ -303,7 +311,7 @@ fn sleep() -> Result<Verdict> {
             }
             seen + server.drain(workers, &mut scratch, SERVER, |_, _| ()) as u64
         });
-        let (_, pushed) = drive(&programs["sleep"], SPAN, SERVER, &stop)?;
+        let (_, pushed) = drive(&programs["sleep"], SLEEP_CHUNK, SPAN, SERVER, &stop)?;
         // All producers are done: news that is left unread means a lost wake.
         let drained = crate::harness::wait_until(Duration::from_secs(5), || {
             !server.has_news() && server.asleep.load(Ordering::Acquire) == 1
@@ -335,11 +343,21 @@ fn sleep() -> Result<Verdict> {
 
 /// Makes the attached scheduler fail as by an error of its own.
 pub fn inject_error() -> Result<()> {
+    call("umcg_inject", 42, 0).map(|_| ())
+}
+
+/// Kicks a worker of the attached scheduler; BPF's answer, 0 or -errno.
+pub fn kick(index: u32, generation: u32) -> Result<i32> {
+    call("umcg_kick", index, generation)
+}
+
+/// Runs a SYSCALL program of the attached scheduler, found by its name.
+fn call(program: &str, index: u32, generation: u32) -> Result<i32> {
     let id = libbpf_rs::query::ProgInfoIter::default()
-        .filter(|p| p.name.to_str() == Some("umcg_inject"))
+        .filter(|p| p.name.to_str() == Some(program))
         .map(|p| p.id)
         .max()
-        .context("the program umcg_inject is not loaded")?;
+        .with_context(|| format!("the program {program} is not loaded"))?;
     // SAFETY: plain system call; the result is checked.
     let fd = unsafe { libbpf_rs::libbpf_sys::bpf_prog_get_fd_by_id(id) };
     ensure!(
@@ -350,12 +368,13 @@ pub fn inject_error() -> Result<()> {
     // SAFETY: fd is new and ours.
     let prog = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
     let mut call = umcg::intf::umcg_call {
-        index: 42,
-        gen_: 0,
+        index,
+        gen_: generation,
         ret: 0,
-        epoch: 0,
+        pad0: 0,
     };
-    scx_umcg::agent::server::run_program(&prog, &mut call)
+    scx_umcg::agent::server::run_program(&prog, &mut call)?;
+    Ok(call.ret)
 }
 
 /// Workers of the attached scheduler that are BLOCKED or IDLE now.

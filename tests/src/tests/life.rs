@@ -114,13 +114,14 @@ fn sigkill() -> Result<Verdict> {
 fn agent_stopped<const SECS: u64>() -> Result<Verdict> {
     let sched = Sched::start(&["--policy", "fifo"])?;
     let hogs = Hog::default().start_many(3)?;
-    load::messaging()?;
+    let messaging = || load::perf_bench(&["sched", "messaging", "-t", "-g", "1", "-l", "20"]);
+    messaging()?;
     sched.signal(libc::SIGSTOP);
     let began = Instant::now();
     let mut rounds = 0;
     let mut seen = false;
     while began.elapsed() < Duration::from_secs(SECS) {
-        load::messaging()?;
+        messaging()?;
         rounds += 1;
         let status = sched.status()?;
         let mode = (status["mode"].as_str(), status["reason"].as_str());

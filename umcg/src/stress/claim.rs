@@ -125,6 +125,5 @@ fn claim_stress_each_parking_is_run_once() {
             0,
             "worker {index}: a claim is left"
         );
-        assert!(!worker.sweep_claim());
     }
 }
