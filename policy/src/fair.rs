@@ -28,6 +28,7 @@ pub(crate) struct Fair {
     decide: Decide,
     /// Candidates. Keyed: without capacity, so that it ignores all workers.
     waiting: Heap,
+    capacity: u32,
 }
 
 impl Fair {
@@ -39,13 +40,15 @@ impl Fair {
         Fair {
             decide,
             waiting: Heap::new(waiting),
+            capacity,
         }
     }
 
     /// The terms that its history earns a worker; one that never slept has none. They follow from
     /// the facts alone: each server has a policy of its own, and workers move between servers.
-    pub(crate) fn terms(&self, facts: &Facts) -> Terms {
-        let short = self.decide == Decide::Keyed && (1..SHORT_NS).contains(&facts.avg_ns);
+    pub(crate) fn terms(&self, w: WorkerId, facts: &Facts) -> Terms {
+        let keyed = self.decide == Decide::Keyed && w.0 < self.capacity;
+        let short = keyed && (1..SHORT_NS).contains(&facts.avg_ns);
         Terms {
             bias_ns: if short { SHORT_BIAS_NS } else { 0 },
             ..Terms::default()
@@ -82,7 +85,7 @@ impl Policy for Fair {
 
     fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
         self.waiting.push(w, facts.key);
-        self.terms(facts)
+        self.terms(w, facts)
     }
 
     fn pick(&mut self) -> Option<WorkerId> {
@@ -94,7 +97,7 @@ impl Policy for Fair {
     // of two, so ours would stop half-way, and `burst_ns` is 0 again by the time of the call.
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms> {
         self.waiting.remove(w);
-        (self.decide == Decide::Keyed).then(|| self.terms(facts))
+        (self.decide == Decide::Keyed && w.0 < self.capacity).then(|| self.terms(w, facts))
     }
 
     fn remove(&mut self, w: WorkerId) {

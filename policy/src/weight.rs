@@ -40,7 +40,7 @@ impl TestWeight {
         let heavy = self.heavy.get(w.0 as usize).is_some_and(|&heavy| heavy);
         Terms {
             weight_pct: if heavy { HEAVY_PCT } else { 100 },
-            ..self.fair.terms(facts)
+            ..self.fair.terms(w, facts)
         }
     }
 
@@ -88,7 +88,7 @@ impl Policy for TestWeight {
 
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms> {
         self.weigh(w, facts);
-        Some(self.terms(w, facts))
+        self.fair.block(w, facts).map(|_| self.terms(w, facts))
     }
 
     fn remove(&mut self, w: WorkerId) {

@@ -170,8 +170,10 @@ fn terms_are_within_bounds_and_stand(make: &impl Fn(u32) -> Box<dyn Policy>) {
         check_terms(&told, order);
         // The same facts again: no new terms out of nothing.
         assert_eq!(world.policy.enqueue(WorkerId(id), &facts), told);
-        world.policy.block(WorkerId(id), &facts);
-        assert_eq!(world.policy.block(WorkerId(id), &facts), None);
+        let first = world.policy.block(WorkerId(id), &facts);
+        assert!(
+            matches!(world.policy.block(WorkerId(id), &facts), again if again.is_none() || again == first)
+        );
     }
 }
 

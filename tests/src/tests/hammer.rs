@@ -26,10 +26,10 @@ use crate::hammer_skel::HammerSkelBuilder;
 use crate::harness::{Verdict, metric};
 
 pub const TESTS: &[Test] = &[
-    short("vm_hammer_list_loses_no_notice", "hammer", 20, list),
-    short("vm_hammer_ring_takes_each_once", "hammer", 20, ring),
-    short("vm_hammer_claim_has_one_holder", "hammer", 15, claim),
-    short("vm_hammer_sleep_loses_no_wake", "hammer", 20, sleep),
+    short("vm_hammer_list_loses_no_notice", "storm", 20, list),
+    short("vm_hammer_ring_takes_each_once", "storm", 20, ring),
+    short("vm_hammer_claim_has_one_holder", "storm", 15, claim),
+    short("vm_hammer_sleep_loses_no_wake", "storm", 20, sleep),
 ];
 
 const OPS: u64 = 100_000;
@@ -100,7 +100,7 @@ fn drive(
     let end = Instant::now() + Duration::from_secs(120);
     while done < OPS && !stop.load(O::Relaxed) && Instant::now() < end {
         let mut call = Call {
-            loops: CHUNK,
+            loops,
             server,
             first: 1,
             span,

@@ -17,21 +17,21 @@ pub const TESTS: &[Test] = &[
     short("vm_sigkill_reverts_to_eevdf", "life", 5, sigkill),
     short(
         "vm_agent_stopped_makes_progress",
-        "stop",
+        "long",
         20,
         agent_stopped::<8>,
     ),
     full("vm_full_agent_stopped_40s", "stop", 60, agent_stopped::<40>),
-    short("vm_sysrq_s_ends_it", "eject", 5, sysrq),
-    short("vm_ejected_reattaches_then_gives_up", "eject", 20, ejected),
+    short("vm_sysrq_s_ends_it", "life", 5, sysrq),
+    short("vm_ejected_reattaches_then_gives_up", "life", 20, ejected),
     short(
         "vm_detach_with_threads_loses_none",
-        "life2",
+        "long",
         15,
         detach_with_threads,
     ),
-    short("vm_hotplug_needs_no_restart", "life2", 12, hotplug),
-    short("vm_partial_leaves_fair_tasks", "partial", 15, partial::<8>),
+    short("vm_hotplug_needs_no_restart", "long", 12, hotplug),
+    short("vm_partial_leaves_fair_tasks", "long", 15, partial::<8>),
     full("vm_full_partial_60s", "partial", 75, partial::<60>),
 ];
 
