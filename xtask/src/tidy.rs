@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::proc::{self, say};
 
+mod docs;
 mod licences;
 mod links;
 mod sizes;
@@ -32,7 +33,7 @@ pub struct Check {
 }
 
 /// All rules.
-pub const CHECKS: [Check; 8] = [
+pub const CHECKS: [Check; 9] = [
     Check {
         name: "tidy_module_docs",
         find: text::module_docs,
@@ -60,6 +61,10 @@ pub const CHECKS: [Check; 8] = [
     Check {
         name: "tidy_links",
         find: links::links,
+    },
+    Check {
+        name: "tidy_docs_complete",
+        find: docs::complete,
     },
     Check {
         name: "tidy_licences",
