@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
@@ -17,7 +17,7 @@ use super::bell::Bell;
 use super::control::Control;
 use super::server::{self, Server, Settings};
 use super::{Ended, caps};
-use crate::bpf_skel::{BpfSkel, BpfSkelBuilder};
+use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::runfile::{MapIds, RunFile};
@@ -40,9 +40,27 @@ fn decide(args: &RunArgs) -> Result<Decide> {
     Ok(args.decide.unwrap_or(policy.traits().decide))
 }
 
+fn policy(args: &RunArgs, decide: Decide, capacity: u32) -> Result<Box<dyn Policy>> {
+    umcg_policy::create(&args.policy, Some(decide), capacity)
+        .map_err(|e| Failure::new(Exit::Usage, e.to_string()).into())
+}
+
+fn possible_cpus() -> Result<usize> {
+    let nr_cpus = *scx_utils::NR_CPU_IDS;
+    let most = umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize;
+    if nr_cpus > most {
+        let text = format!(
+            "cannot load: {nr_cpus} possible CPUs; at most {most}; boot with possible_cpus={most}"
+        );
+        return Err(Failure::new(Exit::Unsupported, text).into());
+    }
+    Ok(nr_cpus)
+}
+
 /// Opens and loads for `args`; nothing changes for the system yet.
 pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Result<Loaded<'a>> {
     let decide = decide(args)?;
+    let nr_cpus = possible_cpus()?;
     try_set_rlimit_infinity();
 
     let mut builder = BpfSkelBuilder::default();
@@ -54,34 +72,48 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Resu
         None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>
     )
     .context("cannot open the BPF program")?;
+    configure(&mut skel, args, decide, nr_cpus)?;
 
-    let nr_cpus = *scx_utils::NR_CPU_IDS;
-    let most = umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize;
-    if nr_cpus > most {
-        let text = format!(
-            "cannot load: {nr_cpus} possible CPUs; at most {most}; boot with possible_cpus={most}"
-        );
-        return Err(Failure::new(Exit::Unsupported, text).into());
-    }
-    let traits = umcg_policy::create(&args.policy, Some(decide), 1)
-        .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?
-        .traits();
-    {
-        let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
-        rodata.umcg_staged = decide == Decide::Staged;
-        rodata.umcg_order = match traits.order {
-            Order::Fair => 0,
-            Order::Arrival => 1,
-            Order::Own => 2,
-        };
-        rodata.umcg_history = traits.history;
-        rodata.umcg_tick_ns = traits.tick_ns;
-        rodata.umcg_slice_ns = args.slice_us * 1000;
-        rodata.umcg_quantum_ns = args.quantum_us * 1000;
-        rodata.umcg_nr_cpus = nr_cpus as u32;
-        rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
-        rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
-    }
+    let skel = scx_ops_load!(skel, umcg_ops, uei).context("cannot load the BPF program")?;
+    let shared = Arc::new(map_shared(&skel, nr_cpus)?);
+    let bells = (0..nr_cpus)
+        .map(|cpu| ring_bell(&skel, cpu))
+        .collect::<Result<_>>()?;
+    let policies = (0..nr_cpus)
+        .map(|_| policy(args, decide, umcg::intf::umcg_limits_UMCG_MAX_WORKERS))
+        .collect::<Result<_>>()?;
+    Ok(Loaded {
+        skel,
+        shared,
+        bells,
+        policies,
+        decide,
+    })
+}
+
+/// Knobs that the verifier may take as constants, and the flags of the ops.
+fn configure(
+    skel: &mut OpenBpfSkel<'_>,
+    args: &RunArgs,
+    decide: Decide,
+    nr_cpus: usize,
+) -> Result<()> {
+    let traits = policy(args, decide, 1)?.traits();
+    let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
+    rodata.umcg_staged = decide == Decide::Staged;
+    rodata.umcg_order = match traits.order {
+        Order::Fair => 0,
+        Order::Arrival => 1,
+        Order::Own => 2,
+    };
+    rodata.umcg_history = traits.history;
+    rodata.umcg_tick_ns = traits.tick_ns;
+    rodata.umcg_slice_ns = args.slice_us * 1000;
+    rodata.umcg_quantum_ns = args.quantum_us * 1000;
+    rodata.umcg_nr_cpus = nr_cpus as u32;
+    rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
+    rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
     ops.flags = *compat::SCX_OPS_ENQ_LAST
@@ -91,29 +123,7 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Resu
     if args.partial {
         ops.flags |= *compat::SCX_OPS_SWITCH_PARTIAL;
     }
-
-    let skel = scx_ops_load!(skel, umcg_ops, uei).context("cannot load the BPF program")?;
-    let shared = Arc::new(map_shared(&skel, nr_cpus)?);
-    let bells = (0..nr_cpus)
-        .map(|cpu| ring_bell(&skel, cpu))
-        .collect::<Result<_>>()?;
-    let policies = (0..nr_cpus)
-        .map(|_| {
-            umcg_policy::create(
-                &args.policy,
-                Some(decide),
-                umcg::intf::umcg_limits_UMCG_MAX_WORKERS,
-            )
-            .map_err(|e| Failure::new(Exit::Usage, e.to_string()).into())
-        })
-        .collect::<Result<_>>()?;
-    Ok(Loaded {
-        skel,
-        shared,
-        bells,
-        policies,
-        decide,
-    })
+    Ok(())
 }
 
 fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
@@ -176,46 +186,66 @@ impl Loaded<'_> {
         ejections: u64,
     ) -> Result<Ended> {
         let stop = Arc::new(AtomicBool::new(false));
+        let servers = self.start_servers(args, &stop)?;
+        let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
+            stop.store(true, Ordering::Relaxed);
+            servers.iter().for_each(server::Handle::ring);
+            attach_failure(e)
+        })?;
+        servers.iter().for_each(server::Handle::ring);
+        self.settle(args, ejections)?;
+
+        let control = Control::new(self.shared.clone(), ejections);
+        control.run(args, shutdown, || uei_exited!(&self.skel, uei))?;
+
+        let ejected = uei_exited!(&self.skel, uei);
+        drop(link);
+        stop.store(true, Ordering::Relaxed);
+        for server in servers {
+            server.ring();
+            server.join();
+        }
+        caps::unlock_memory();
+        RunFile::remove();
+        if !ejected {
+            info!("detached: the kernel's own scheduler runs");
+            return Ok(Ended::Asked);
+        }
+        let data = self.skel.maps.data_data.as_ref();
+        let kind = data.map_or(0, |data| data.uei.kind);
+        Ok(Ended::Ejected(uei_read(&self.skel), kind))
+    }
+
+    /// They register before the attachment: the first decision finds them ready.
+    fn start_servers(
+        &mut self,
+        args: &RunArgs,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Vec<server::Handle>> {
         let settings = Settings {
             staged: self.decide == Decide::Staged,
             depth: args.stage,
             partial: args.partial,
         };
-        let register = self
-            .skel
-            .progs
-            .umcg_register_server
-            .as_fd()
-            .try_clone_to_owned()?;
-        let mut servers = Vec::new();
-        for (cpu, (bell, policy)) in self
-            .bells
-            .drain(..)
-            .zip(self.policies.drain(..))
+        let program = self.skel.progs.umcg_register_server.as_fd();
+        let register = program.try_clone_to_owned()?;
+        let parts = self.bells.drain(..).zip(self.policies.drain(..));
+        parts
             .enumerate()
-        {
-            let server = Server::new(cpu as u32, self.shared.clone(), bell, policy, settings);
-            servers.push(server::spawn(server, register.try_clone()?, stop.clone())?);
-        }
+            .map(|(cpu, (bell, policy))| {
+                let server = Server::new(cpu as u32, self.shared.clone(), bell, policy, settings);
+                server::spawn(server, register.try_clone()?, stop.clone())
+            })
+            .collect()
+    }
 
-        let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            servers.iter().for_each(server::Handle::ring);
-            attach_failure(e)
-        })?;
-        for server in &servers {
-            server.ring();
-        }
+    /// What follows an attachment: no page faults, a way to be found, no spare rights.
+    fn settle(&self, args: &RunArgs, ejections: u64) -> Result<()> {
         if let Some(value) = RunFile::left_behind() {
             caps::restore_sysctl(&value);
         }
-        let file = RunFile::new(
-            args,
-            self.map_ids()?,
-            self.shared.nr_cpus,
-            ejections,
-            self.decide,
-        );
+        let nr_cpus = self.shared.nr_cpus;
+        let file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
         caps::lock_memory();
         if let Err(err) = file.write() {
             warn!("`scx_umcg status` will not find this instance: {err:#}");
@@ -227,30 +257,7 @@ impl Loaded<'_> {
             args.policy,
             self.decide
         );
-
-        let control = Control::new(self.shared.clone(), ejections);
-        control.run(args, shutdown, || uei_exited!(&self.skel, uei))?;
-
-        let ejected = uei_exited!(&self.skel, uei);
-        drop(link);
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        for server in servers {
-            server.ring();
-            server.join();
-        }
-        caps::unlock_memory();
-        RunFile::remove();
-        if !ejected {
-            info!("detached: the kernel's own scheduler runs");
-            return Ok(Ended::Asked);
-        }
-        let kind = self
-            .skel
-            .maps
-            .data_data
-            .as_ref()
-            .map_or(0, |data| data.uei.kind);
-        Ok(Ended::Ejected(uei_read(&self.skel), kind))
+        Ok(())
     }
 }
 

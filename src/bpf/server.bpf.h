@@ -30,7 +30,7 @@
 #define BATCH_NOTICES 64
 #define BATCH_NS (16 * NSEC_PER_MSEC)
 #define BATCH_WANT_NS (16 * NSEC_PER_MSEC)
-#define PARK_MAX_NS (3 * NSEC_PER_MSEC)
+#define PARK_MAX_NS (8 * NSEC_PER_MSEC)
 #define HELD_NS (500 * NSEC_PER_MSEC)
 
 /* A sleeping server waits in epoll on its ring buffer. */
