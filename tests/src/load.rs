@@ -59,6 +59,29 @@ impl Hog {
     }
 }
 
+/// Processes that run for some microseconds and sleep for 50, without end.
+pub fn sleepers(n: usize) -> Result<Vec<i32>> {
+    (0..n).map(|_| sleeper()).collect()
+}
+
+fn sleeper() -> Result<i32> {
+    // SAFETY: this program has one thread; the child spins and sleeps.
+    let pid = unsafe { libc::fork() };
+    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        loop {
+            for _ in 0..2000 {
+                std::hint::spin_loop();
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+    adopt(pid as u32);
+    Ok(pid)
+}
+
 /// Lets `pid` use one CPU only; 0 is the caller.
 pub fn pin(pid: i32, cpu: usize) {
     // SAFETY: an all-zero cpu_set_t is valid, and it lives through the calls.

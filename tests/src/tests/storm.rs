@@ -91,11 +91,11 @@ fn fork_exec<const SECS: u64>() -> Result<Verdict> {
 /// Affinity, nice and class of running and waiting tasks change all the time.
 fn churn<const SECS: u64>() -> Result<Verdict> {
     let sched = Sched::start(&[])?;
-    let hogs: Vec<_> = (0..4).map(|_| churner()).collect::<Result<_>>()?;
+    let pids = load::sleepers(4)?;
     let began = Instant::now();
     let mut ops = 0u64;
     while began.elapsed() < Duration::from_secs(SECS) {
-        for (i, &pid) in hogs.iter().enumerate() {
+        for (i, &pid) in pids.iter().enumerate() {
             ops += 1;
             if ops.is_multiple_of(3) {
                 // SAFETY: plain system call on a child of ours.
@@ -109,25 +109,6 @@ fn churn<const SECS: u64>() -> Result<Verdict> {
     sched.no_ejection()?;
     sched.stop()?;
     Ok(Verdict::Ok)
-}
-
-/// A process of a spinner, a sleeper and a pipe pair, all to be churned.
-fn churner() -> Result<i32> {
-    // SAFETY: the child starts threads, which is fine: the parent has one.
-    let pid = unsafe { libc::fork() };
-    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
-    if pid == 0 {
-        // SAFETY: no pointers.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        loop {
-            for _ in 0..2000 {
-                std::hint::spin_loop();
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-    crate::harness::adopt(pid as u32);
-    Ok(pid)
 }
 
 fn conserved() -> Result<Verdict> {
