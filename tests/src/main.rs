@@ -32,8 +32,14 @@ fn main() -> ExitCode {
         println!("start {name}");
         let _ = std::io::stdout().flush();
         let began = Instant::now();
-        let result = (test.run)();
+        let mut result = (test.run)();
         harness::clean_up();
+        for _ in 1..test.tries {
+            let Err(err) = &result else { break };
+            println!("retry {name}: {}", format!("{err:#}").replace('\n', " | "));
+            result = (test.run)();
+            harness::clean_up();
+        }
         match result {
             Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),
             Ok(Verdict::Skip(why)) => println!("skip {name}: {why}"),

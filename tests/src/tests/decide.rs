@@ -9,18 +9,18 @@ use scx_umcg::runfile::RunFile;
 use scx_umcg::status;
 use umcg::sync::Ordering::Relaxed;
 
-use super::{Test, short};
+use super::{Test, timed};
 use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
 use crate::load::{self, Hog, pin};
 
 pub const TESTS: &[Test] = &[
-    short("vm_fifo_is_staged_by_servers", "decide", 12, fifo_staged),
-    short("vm_fair_can_be_staged", "decide", 12, fair_staged),
-    short("vm_order_by_pid_staged", "decide", 12, by_pid::<false>),
-    short("vm_order_by_pid_keyed", "decide", 12, by_pid::<true>),
-    short("vm_changed_weight_is_in_force_soon", "decide", 10, weight),
-    short("vm_quantum_forces_preemption", "decide", 8, quantum),
-    short("vm_kick_ends_one_stint", "decide", 6, kick),
+    timed("vm_fifo_is_staged_by_servers", "decide", 12, fifo_staged),
+    timed("vm_fair_can_be_staged", "decide", 12, fair_staged),
+    timed("vm_order_by_pid_staged", "decide", 12, by_pid::<false>),
+    timed("vm_order_by_pid_keyed", "decide", 12, by_pid::<true>),
+    timed("vm_changed_weight_is_in_force_soon", "decide", 10, weight),
+    timed("vm_quantum_forces_preemption", "decide", 8, quantum),
+    timed("vm_kick_ends_one_stint", "decide", 6, kick),
 ];
 
 struct Share {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Test, full, short};
+use super::{Test, full, short, timed};
 use crate::harness::{Sched, Verdict, metric, sibling, sysfs, wait_until};
 use crate::load::{self, Hog};
 
@@ -14,8 +14,8 @@ pub const TESTS: &[Test] = &[
     short("vm_attach_detach_is_clean", "life", 4, attach_detach),
     short("vm_second_instance_is_refused", "life", 4, second_instance),
     short("vm_sigterm_detaches", "life", 4, sigterm),
-    short("vm_sigkill_reverts_to_eevdf", "life", 5, sigkill),
-    short(
+    timed("vm_sigkill_reverts_to_eevdf", "life", 5, sigkill),
+    timed(
         "vm_agent_stopped_makes_progress",
         "long",
         20,

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Test, full, short};
+use super::{Test, full, short, timed};
 use crate::harness::{Sched, Verdict, median, metric};
 use crate::load::{self, Hog, shares};
 
 pub const TESTS: &[Test] = &[
-    short("vm_pinned_hogs_share_evenly", "share", 8, pinned),
-    short("vm_nice_is_honoured", "share", 10, nice),
-    short(
+    timed("vm_pinned_hogs_share_evenly", "share", 8, pinned),
+    timed("vm_nice_is_honoured", "share", 10, nice),
+    timed(
         "vm_idle_cpu_beside_work_is_rare",
         "share",
         12,
         conservation::<8>,
     ),
-    short("vm_messaging_is_no_slower", "share", 30, messaging_short),
+    timed("vm_messaging_is_no_slower", "share", 30, messaging_short),
     full(
         "vm_full_messaging_beside_eevdf",
         "bars",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Test, full, short};
+use super::{Test, full, short, timed};
 use crate::harness::{Sched, Verdict, metric};
 use crate::load::{self, Hog, perf_bench, run};
 
@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &[
     full("vm_full_fork_exec_storm_60s", "storm", 75, fork_exec::<60>),
     short("vm_affinity_nice_churn", "storm", 14, churn::<8>),
     short("vm_edges_are_conserved", "storm", 8, conserved),
-    short("vm_idle_machine_stays_idle", "long", 30, idle::<10, 10>),
+    timed("vm_idle_machine_stays_idle", "long", 30, idle::<10, 10>),
     full("vm_full_idle_120s", "idle", 150, idle::<60, 60>),
 ];
 
