@@ -44,6 +44,26 @@ static __always_inline u32 park_home(const struct task_struct *p,
 	return owner - 1;
 }
 
+/*
+ * The worker's link is held by another server, which may have no reason of its
+ * own to look at its list: it has to, and hands the worker to the server here.
+ */
+static __always_inline void hurry_owner(struct umcg_worker *w, u32 home)
+{
+	u32 owner = READ_ONCE(w->queued);
+	struct umcg_server *s;
+
+	if (!owner || owner - 1 == home || owner > umcg_nr_cpus)
+		return;
+	s = server_rec(owner - 1);
+	if (!s)
+		return;
+	WRITE_ONCE(s->must, 1);
+	server_wake(s, owner - 1);
+	if (cpu_rec(owner - 1)->idle_since_ns)
+		kick(owner - 1, SCX_KICK_IDLE);
+}
+
 /* A keyed policy hears of workers that it has not told its terms yet. */
 static __always_inline void park_tell(struct umcg_worker *w, u32 idx, u32 home,
 				      u64 now)
@@ -57,7 +77,8 @@ static __always_inline void park_tell(struct umcg_worker *w, u32 idx, u32 home,
 	s = server_rec(home);
 	if (!s)
 		return;
-	list_push(s, &s->runnable, home, w, idx, now);
+	if (!list_push(s, &s->runnable, home, w, idx, now))
+		hurry_owner(w, home);
 	/* Earlier than something that is staged: the server has to recall that. */
 	if (umcg_staged && umcg_order == UMCG_ORDER_OWN && ring_peek(&s->ring) &&
 	    key_before(w->key, READ_ONCE(s->worst_key)))

@@ -194,12 +194,13 @@ fn by_pid<const KEYED: bool>() -> Result<Verdict> {
 
 /// From the agent's write to BPF's use of it.
 fn weight() -> Result<Verdict> {
+    // Two hogs: each runs again within two slices, which is when BPF shows the weight.
     let sched = Sched::start(&["--policy", "test-weight"])?;
     let hogs = Hog {
         cpu: Some(0),
         ..Hog::default()
     }
-    .start_many(4)?;
+    .start_many(2)?;
     let file = RunFile::read()?.context("no agent runs")?;
     let shared = status::open_shared(&file)?;
     let told = |w: &&umcg::record::Worker| {
