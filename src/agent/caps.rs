@@ -20,9 +20,6 @@ pub fn restore_sysctl(value: &str) {
 
 /// Locks all memory, so that a server never waits for a page.
 pub fn lock_memory() {
-    // Huge pages are collected behind our back, and each one costs a fault.
-    // SAFETY: no pointers; without it there are a few more faults.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     ALLOCATOR.lock_memory();
 }
 
