@@ -23,7 +23,7 @@ use crate::record::{Ring, Server, Worker};
 use crate::ring::Choice;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU32, fence};
-use crate::word::{State, Word};
+use crate::word::{State, Word, edge};
 
 const ME: u32 = 0;
 const OTHER: u32 = 1;
@@ -114,18 +114,6 @@ impl Group {
             assert_eq!(worker.queued.load(Relaxed), 0, "a link without a list");
         }
         calls
-    }
-}
-
-/// One edge, by cmpxchg as in word_move(); the word that it made.
-fn edge(worker: &Worker, state: State) -> Word {
-    let mut old = Word(worker.word.load(Relaxed));
-    loop {
-        let new = old.next(0, state as u64);
-        match worker.word.compare_exchange(old.0, new.0, AcqRel, Relaxed) {
-            Ok(_) => return new,
-            Err(seen) => old = Word(seen),
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::list::Pushed;
 use crate::record::{MAX_CPUS, Server, Worker};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, hint};
-use crate::word::{State, Word};
+use crate::word::{State, Word, edge};
 
 const OPERATIONS: u32 = 1_000_000;
 const HANDSHAKES: u32 = 200_000;
@@ -52,18 +52,6 @@ fn records(count: u32, home: u32) -> Vec<Worker> {
         worker.home.store(home, Relaxed);
     }
     workers
-}
-
-/// One edge, by cmpxchg as in word_move().
-fn edge(worker: &Worker, state: State) -> Word {
-    let mut old = Word(worker.word.load(Relaxed));
-    loop {
-        let new = old.next(0, state as u64);
-        match worker.word.compare_exchange(old.0, new.0, AcqRel, Relaxed) {
-            Ok(_) => return new,
-            Err(seen) => old = Word(seen),
-        }
-    }
 }
 
 fn wake(server: &Server, me: u32, workers: &[Worker], index: u32) -> Pushed {

@@ -183,6 +183,21 @@ impl fmt::Debug for Word {
     }
 }
 
+/// One edge, by cmpxchg as in word_move(), for models and stress tests; the word that it made.
+#[cfg(test)]
+pub(crate) fn edge(worker: &crate::record::Worker, state: State) -> Word {
+    use crate::sync::Ordering::{AcqRel, Relaxed};
+
+    let mut old = Word(worker.word.load(Relaxed));
+    loop {
+        let new = old.next(0, state as u64);
+        match worker.word.compare_exchange(old.0, new.0, AcqRel, Relaxed) {
+            Ok(_) => return new,
+            Err(seen) => old = Word(seen),
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
