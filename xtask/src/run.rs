@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::proc::{self, say};
 use crate::test::{cargo, target_dir};
-use crate::vm::{End, Outcome, Vm};
+use crate::vm::Vm;
 use crate::{kernels, setup, vm_task};
 
 pub mod guest;
@@ -160,21 +160,9 @@ fn in_vm(args: &Args, daemon: &Path, style: Style) -> Result<ExitCode> {
     vm.cwd = target_dir();
     let limit = PATIENCE + Duration::from_secs(4 * args.seconds);
     vm.timeout = Some(limit);
-    let mut outcome = vm.run(&argv, &mut vm_task::pass_on)?;
-    if emulator_broke(&outcome) {
-        say(format_args!(
-            "the emulated CPU tripped over patched kernel code; once more"
-        ));
-        outcome = vm.run(&argv, &mut vm_task::pass_on)?;
-    }
+    let outcome = vm.run(&argv, &mut vm_task::pass_on)?;
     let code = vm_task::exit_code(&outcome, Some(limit.as_secs()));
     Ok(ExitCode::from(code))
-}
-
-/// Without KVM the kernel's patching of its own code, at an attach or detach, now and then hits
-/// the other CPU in the middle of it: a fault of the emulator, not of what runs in it.
-fn emulator_broke(outcome: &Outcome) -> bool {
-    outcome.end == End::Died { booted: true } && outcome.console.contains("Oops: int3")
 }
 
 #[cfg(test)]
@@ -229,20 +217,5 @@ mod tests {
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn emulator_broke_only_by_its_own_mark() {
-        let outcome = |end, console: &str| Outcome {
-            end,
-            console: console.to_owned(),
-        };
-        let died = End::Died { booted: true };
-        assert!(emulator_broke(&outcome(died, "x\nOops: int3: 0000 [#1]\n")));
-        assert!(!emulator_broke(&outcome(
-            died,
-            "BUG: scheduling while atomic"
-        )));
-        assert!(!emulator_broke(&outcome(End::Exit(1), "Oops: int3")));
     }
 }

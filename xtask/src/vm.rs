@@ -5,6 +5,7 @@
 //!   ▲ stdout, stderr: pipes from the guest's virtio ports
 //!   ▲ report file: the guest script writes "started", then "exit N", on a virtio port of ours
 //!   ▲ console file: the kernel's warnings, on a second console
+//!   ▼ gdb socket: stale breakpoints of the emulation are mended ([`mend`])
 //! ```
 //!
 //! The command's exit code comes from the report alone. So a guest that died is told apart from
@@ -25,6 +26,7 @@ mod accel;
 mod files;
 mod group;
 mod lines;
+mod mend;
 mod script;
 
 pub use lines::Lines;
@@ -70,9 +72,6 @@ pub struct Vm {
     pub timeout: Option<Duration>,
     /// One guest instruction is one guest nanosecond; one CPU only.
     pub icount: bool,
-    /// One host thread emulates all CPUs: slower, but patching of kernel code cannot race, which
-    /// panics a guest now and then ("Oops: int3") around an attach or detach.
-    pub one_thread: bool,
     /// More environment for the command.
     pub env: Vec<(String, OsString)>,
     /// The command's working directory.
@@ -123,7 +122,6 @@ impl Vm {
             append: Vec::new(),
             timeout: None,
             icount: false,
-            one_thread: false,
             env: Vec::new(),
             cwd: std::env::current_dir().context("cannot tell the current directory")?,
         })
@@ -181,7 +179,9 @@ impl Vm {
             vng.arg("--rwdir").arg(dir);
         }
         let mut group = group::Group::spawn(&vng, &files.dir)?;
-        let end = self.watch(&mut group, &files, on);
+        // Only threads that emulate side by side need mending.
+        let gdb = (!kvm && !self.icount).then_some(&*files.gdb);
+        let end = self.watch(&mut group, &files, gdb, on);
         // Before the kill, which takes the files along.
         let console = fs::read(&files.console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
@@ -194,6 +194,7 @@ impl Vm {
         &self,
         group: &mut group::Group,
         files: &Files,
+        gdb: Option<&Path>,
         on: &mut dyn FnMut(Piece<'_>) -> Result<()>,
     ) -> Result<End> {
         let start = Instant::now();
@@ -202,9 +203,14 @@ impl Vm {
         loop {
             let open = group.next(Duration::from_millis(100), on)?;
             if exited.is_none() {
-                let (started, code) = files.report();
-                booted |= started;
-                exited = code.map(|code| (code, Instant::now()));
+                let report = files.report();
+                if report.started && !booted {
+                    booted = true;
+                    if let (Some(gdb), Some(die)) = (gdb, report.die) {
+                        mend::spawn(gdb, die);
+                    }
+                }
+                exited = report.code.map(|code| (code, Instant::now()));
             }
             match exited {
                 Some((code, at)) if !open || at.elapsed() > POWEROFF_TIMEOUT => {
@@ -267,10 +273,12 @@ impl Vm {
             "-device virtio-serial-pci,id=umcg \
              -chardev file,id=umcglog,path={} -device virtconsole,bus=umcg.0,chardev=umcglog \
              -chardev file,id=umcgreport,path={} \
-             -device virtserialport,bus=umcg.0,name={},chardev=umcgreport",
+             -device virtserialport,bus=umcg.0,name={},chardev=umcgreport \
+             -chardev socket,id=umcggdb,path={},server=on,wait=off -gdb chardev:umcggdb",
             files.console.display(),
             files.report.display(),
             script::REPORT_PORT,
+            files.gdb.display(),
         );
         if let Some(disk) = &files.disk {
             let file = disk.display();
@@ -285,8 +293,6 @@ impl Vm {
         }
         if self.icount {
             opts += " -icount shift=0,sleep=off";
-        } else if self.one_thread && !kvm {
-            opts += " -accel tcg,thread=single";
         }
         opts
     }

@@ -73,7 +73,6 @@ pub fn configure(vm: &mut Vm, word: &str) -> Result<()> {
         };
         match key {
             "icount" if value.is_empty() => vm.icount = true,
-            "single" if value.is_empty() => vm.one_thread = true,
             "cpus" => vm.cpus = number()?,
             "disk" => vm.disk_mb = Some(u64::from(number()?)),
             "mem" => value.clone_into(&mut vm.mem),
@@ -84,7 +83,7 @@ pub fn configure(vm: &mut Vm, word: &str) -> Result<()> {
             "append" => vm.append.push(value.to_owned()),
             _ if !part.contains('=') => {}
             _ => bail!(
-                "boot word {word}: {part}; options are cpus=, topology=, mem=, disk=, append=, icount, single"
+                "boot word {word}: {part}; options are cpus=, topology=, mem=, disk=, append=, icount"
             ),
         }
     }

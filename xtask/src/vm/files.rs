@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::proc::{self, say};
-use crate::vm::{Vm, script};
+use crate::vm::Vm;
+use crate::vm::script::{self, Report};
 
 /// The files of one run. In /tmp: the guest sees that folder as it is when it boots, and the
 /// path is short enough for the socket that vng makes in it.
@@ -21,6 +22,8 @@ pub struct Files {
     pub report: PathBuf,
     /// The guest kernel's log.
     pub console: PathBuf,
+    /// QEMU's gdb port, a socket.
+    pub gdb: PathBuf,
     /// The scratch disk.
     pub disk: Option<PathBuf>,
 }
@@ -44,13 +47,14 @@ impl Files {
             script: at("script"),
             report: at("report"),
             console: at("console"),
+            gdb: at("gdb"),
             disk,
             dir,
         })
     }
 
-    /// Whether the command was started, and its exit code when it has one.
-    pub fn report(&self) -> (bool, Option<u8>) {
+    /// What the guest has told so far.
+    pub fn report(&self) -> Report {
         script::parse_report(&fs::read_to_string(&self.report).unwrap_or_default())
     }
 }
@@ -76,9 +80,9 @@ mod tests {
         let files = Files::create(&vm).unwrap();
         let (dir, disk) = (files.dir.clone(), files.disk.clone().unwrap());
         assert_eq!(fs::metadata(disk).unwrap().len(), 3 << 20);
-        assert_eq!(files.report(), (false, None));
+        assert_eq!(files.report(), Report::default());
         fs::write(&files.report, "started\nexit 3\n").unwrap();
-        assert_eq!(files.report(), (true, Some(3)));
+        assert!(files.report().started && files.report().code == Some(3));
         drop(files);
         assert!(!dir.exists());
     }

@@ -21,6 +21,10 @@ mounted /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 mounted /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 "#;
 
+/// Tells where this kernel's `die` is, for [`crate::vm::mend`].
+const DIE: &str = r#"sed -n '/ [Tt] die$/{s/\([0-9a-f]*\) .*/die \1/p;q}' /proc/kallsyms >"$report"
+"#;
+
 /// The command runs as a child with the exit code in `$?`. Its output leaves on other ports:
 /// `sync` and closing them is init's job, after us.
 const EPILOGUE: &str = "code=$?\necho \"exit $code\" >\"$report\"\nexit $code\n";
@@ -40,6 +44,7 @@ pub fn guest_script(vm: &Vm, argv: &[impl AsRef<OsStr>]) -> Vec<u8> {
         quote(value, &mut text);
         text.push(b'\n');
     }
+    text.extend(DIE.as_bytes());
     text.extend(b"echo started >\"$report\"\ncd ");
     quote(vm.cwd.as_os_str(), &mut text);
     text.extend(b" &&");
@@ -64,15 +69,27 @@ fn quote(word: &OsStr, text: &mut Vec<u8>) {
     text.push(b'\'');
 }
 
-/// Reads the report: whether the command was started, and its exit code.
-pub fn parse_report(text: &str) -> (bool, Option<u8>) {
+/// What the guest has told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Address of the kernel's `die`.
+    pub die: Option<u64>,
+    /// Whether the command was started.
+    pub started: bool,
+    /// The command's exit code.
+    pub code: Option<u8>,
+}
+
+/// Reads the lines of the report port.
+pub fn parse_report(text: &str) -> Report {
     // An unfinished line may still grow: "exit 1" before "exit 12".
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let started = whole.lines().any(|line| line == "started");
-    let code = whole
-        .lines()
-        .find_map(|line| line.strip_prefix("exit ")?.parse().ok());
-    (started, code)
+    let value = |name| whole.lines().find_map(|line| line.strip_prefix(name));
+    Report {
+        die: value("die ").and_then(|at| u64::from_str_radix(at, 16).ok()),
+        started: whole.lines().any(|line| line == "started"),
+        code: value("exit ").and_then(|code| code.parse().ok()),
+    }
 }
 
 #[cfg(test)]
@@ -145,10 +162,16 @@ mod tests {
 
     #[test]
     fn parse_report_waits_for_whole_lines() {
-        assert_eq!(parse_report(""), (false, None));
-        assert_eq!(parse_report("started"), (false, None));
-        assert_eq!(parse_report("started\nexit 1"), (true, None));
-        assert_eq!(parse_report("started\nexit 12\n"), (true, Some(12)));
-        assert_eq!(parse_report("started\nexit 300\n"), (true, None));
+        let told = |text| {
+            let report = parse_report(text);
+            (report.started, report.code)
+        };
+        assert_eq!(told(""), (false, None));
+        assert_eq!(told("started"), (false, None));
+        assert_eq!(told("started\nexit 1"), (true, None));
+        assert_eq!(told("started\nexit 12\n"), (true, Some(12)));
+        assert_eq!(told("started\nexit 300\n"), (true, None));
+        let die = parse_report("die ffffffff81000010\nstarted\n").die;
+        assert_eq!(die, Some(0xffff_ffff_8100_0010));
     }
 }
