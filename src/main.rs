@@ -13,6 +13,7 @@ use scx_umcg::cli::{Cli, Command};
 use scx_umcg::{agent, doctor, exit, stats, status};
 
 fn main() -> ExitCode {
+    exit::plain_panics();
     let cli = Cli::parse();
     init_log(cli.run.verbose);
     match dispatch(&cli) {

@@ -16,6 +16,7 @@ use std::time::Instant;
 use harness::Verdict;
 
 fn main() -> ExitCode {
+    scx_umcg::exit::plain_panics();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--list") {
         let full = args.iter().any(|a| a == "--full");

@@ -88,7 +88,6 @@ impl Bench {
         plan::configure(&mut vm, word)?;
         vm.timeout = Some(plan::timeout(todo));
         vm.cwd = proc::repo().to_owned();
-        vm.env.push(("RUST_BACKTRACE".to_owned(), "1".into()));
         let mut argv: Vec<OsString> = vec![self.binary.clone().into()];
         argv.extend(todo.iter().map(|test| OsString::from(&test.name)));
         vm.run_streaming(&argv, &mut |line| {
