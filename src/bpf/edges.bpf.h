@@ -179,7 +179,7 @@ static __always_inline u64 block_flags(struct task_struct *p)
 	if (p->__state & (__TASK_STOPPED | __TASK_TRACED))
 		return UMCG_F_STOPPED;
 	regs = (struct pt_regs *)bpf_task_pt_regs(p);
-	return regs && (s64)BPF_CORE_READ(regs, orig_ax) == -1 ? UMCG_F_FAULT : 0;
+	return regs && (s64)regs->orig_ax == -1 ? UMCG_F_FAULT : 0;
 }
 
 static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)

@@ -7,7 +7,7 @@
  *             set its idle bit, and kicks itself while it is above zero;
  *          3. the timer looks at idle CPUs once more.
  * State:   umcg_pending, umcg_task.pending, umcg_cpu.idle_*.
- * Called from: enqueue, running, dequeue, update_idle, dispatch, timer.
+ * Called from: enqueue, running, quiescent, update_idle, dispatch, timer.
  * Races:   enqueue on A                | CPU B goes idle
  *            pending++ (full barrier)  |   idle bit set
  *            idle bit of B?            |   full barrier

@@ -47,15 +47,6 @@ void BPF_STRUCT_OPS(umcg_enqueue, struct task_struct *p, u64 enq_flags)
 	enqueue_any(p, enq_flags);
 }
 
-void BPF_STRUCT_OPS(umcg_dequeue, struct task_struct *p, u64 deq_flags)
-{
-	struct umcg_task *t = task_ctx(p);
-
-	/* Also called when a task moves on from PARK: it leaves it either way. */
-	if (t)
-		pending_lower(t);
-}
-
 void BPF_STRUCT_OPS(umcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	dispatch_cpu(cpu, prev);
@@ -195,7 +186,6 @@ void BPF_STRUCT_OPS(umcg_exit, struct scx_exit_info *ei)
 SCX_OPS_DEFINE(umcg_ops,
 	       .select_cpu	= (void *)umcg_select_cpu,
 	       .enqueue		= (void *)umcg_enqueue,
-	       .dequeue		= (void *)umcg_dequeue,
 	       .dispatch	= (void *)umcg_dispatch,
 	       .runnable	= (void *)umcg_runnable,
 	       .running		= (void *)umcg_running,

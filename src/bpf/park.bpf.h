@@ -154,10 +154,20 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	t->left_ns = 0;
 	/* select_cpu was skipped: this is the first look at its idle CPU. */
 	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
-		mark_waker(bpf_get_smp_processor_id(), now);
+		s32 this_cpu = bpf_get_smp_processor_id();
+
+		mark_waker(this_cpu, now);
 		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
 			place(t, cpu);
 			count(direct);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+			return;
+		}
+		/* Whether the wake-up is a SYNC one is unknown here; and nobody else
+		 * could run it, so it may as well wait on the local queue. */
+		if (p->nr_cpus_allowed == 1 && this_cpu == cpu && hand_down(cpu, now)) {
+			place(t, cpu);
+			count(sync_local);
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 			return;
 		}

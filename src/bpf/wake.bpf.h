@@ -29,24 +29,29 @@ static __always_inline void mark_waker(s32 cpu, u64 now)
 		cpu_rec(cpu)->last_wake_ns = now;
 }
 
-/* The waker is about to sleep and was short: hand the CPU over. */
-static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
-				      struct umcg_task *t, s32 cpu, u64 now)
+/*
+ * The running worker wakes somebody for @cpu, its own, and sleeps soon, for it was
+ * short so far, and nobody waits: the wakee goes next without a dispatch.
+ */
+static __always_inline bool hand_down(s32 cpu, u64 now)
 {
 	struct task_struct *waker = (void *)bpf_get_current_task_btf();
 	struct umcg_cpu *c = cpu_rec(cpu);
 
-	if (!(wake_flags & SCX_WAKE_SYNC) || !in_task())
-		return false;
-	if ((waker->flags & PF_EXITING) || !c->cur_idx)
+	if (!in_task() || (waker->flags & PF_EXITING) || !c->cur_idx)
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
 		return false;
-	if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
-		return false;
 	return !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
 	       !scx_bpf_dsq_nr_queued(PARK(cpu));
+}
+
+static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
+				      s32 cpu, u64 now)
+{
+	return (wake_flags & SCX_WAKE_SYNC) &&
+	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) && hand_down(cpu, now);
 }
 
 static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
@@ -84,7 +89,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 		t->preempt = 0;
 	}
 
-	if (w && sync_here(p, wake_flags, t, this_cpu, now)) {
+	if (w && sync_here(p, wake_flags, this_cpu, now)) {
 		place(t, this_cpu);
 		count(sync_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
