@@ -73,7 +73,31 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
 		moved = scx_bpf_dsq_move___new(&it, p, HAND(k->cpu), 0);
 	bpf_iter_scx_dsq_destroy(&it);
-	return moved && scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
+	if (!moved)
+		return false;
+	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0))
+		return true;
+	WRITE_ONCE(k->c->hand, 1);
+	return false;
+}
+
+/*
+ * HAND is mostly empty, and asking it costs a hash look-up. Its hint is raised
+ * after each move to it, and lowered here before it is looked at: a raised one may
+ * be wrong, a lowered one never is. pairs with relief_sweep() and hand_over()
+ */
+static __always_inline bool take_hand(struct umcg_pick *k)
+{
+	if (!READ_ONCE(k->c->hand))
+		return false;
+	WRITE_ONCE(k->c->hand, 0);
+	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0)) {
+		WRITE_ONCE(k->c->hand, 1);
+		return true;
+	}
+	if (scx_bpf_dsq_nr_queued(HAND(k->cpu)))
+		WRITE_ONCE(k->c->hand, 1);
+	return false;
 }
 
 /* Staged for the very stint that @word, w's word, is about. */
@@ -226,7 +250,7 @@ static __always_inline bool steal(struct umcg_pick *k)
 			other = 0;
 		if (take_stranded(k, other))
 			return true;
-		if (scx_bpf_dsq_nr_queued(KERNELQ(other)) && kernelq_take(k->c, other))
+		if (READ_ONCE(cpu_rec(other)->kernel) && kernelq_take(k->c, other))
 			return true;
 		if (!pending_any())
 			continue;
@@ -316,7 +340,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	if (w)
 		forced = request_stands(w);
 
-	if (scx_bpf_dsq_nr_queued(HAND(cpu)) && scx_bpf_dsq_move_to_local(HAND(cpu), 0))
+	if (take_hand(&k))
 		return;
 	if (READ_ONCE(umcg_helpless) && take_stranded(&k, random_other(cpu)))
 		return;
@@ -325,14 +349,14 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		k.c->want = 0;
 	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
 		return;
-	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) &&
+	if (kernelq_waits(k.c, cpu) &&
 	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
 		return;
 	if (w && !forced && prev_goes_on(&k, prev, t, w, kicked))
 		return;
 	if (take_here(&k))
 		return;
-	if (kernelq_take(k.c, cpu))
+	if (READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu))
 		return;
 	if (!wants && steal(&k))
 		return;

@@ -271,6 +271,8 @@ struct umcg_cpu {
 	u32 idle_tries;
 	u32 kick_idx;		/* whom the last kick was for, 0 = nobody */
 	u32 offline;
+	u32 hand;		/* 0 = HAND holds nobody; see take_hand() */
+	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
 	u64 act_ns;		/* last activation of the server here */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
 };

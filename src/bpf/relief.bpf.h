@@ -71,6 +71,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 	}
 	if (!moved)
 		return;
+	WRITE_ONCE(cpu_rec(cpu)->hand, 1);	/* pairs with take_hand() */
 	count_add(this_cpu_rec(), rescued, moved);
 	kick(cpu, SCX_KICK_IDLE);
 }

@@ -269,8 +269,10 @@ pub struct umcg_cpu {
     pub idle_tries: u32_,
     pub kick_idx: u32_,
     pub offline: u32_,
+    pub hand: u32_,
+    pub kernel: u32_,
     pub act_ns: u64_,
-    pub __bindgen_padding_1: [u8; 16usize],
+    pub __bindgen_padding_1: [u8; 8usize],
     pub cnt: [u64_; 47usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -316,7 +318,9 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, idle_tries) - 156usize];
     ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 160usize];
     ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 164usize];
-    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 168usize];
+    ["Offset of field: umcg_cpu::hand"][::std::mem::offset_of!(umcg_cpu, hand) - 168usize];
+    ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 172usize];
+    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 176usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
 };
 #[repr(C)]

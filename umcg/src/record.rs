@@ -259,9 +259,13 @@ pub struct Cpu {
     pub kick_idx: AtomicU32,
     /// Taken down by hotplug.
     pub offline: AtomicU32,
+    /// 0 = HAND holds nobody.
+    pub hand: AtomicU32,
+    /// 0 = the kernel-fair queue holds nobody.
+    pub kernel: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<16>,
+    _line2: Pad<8>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -297,6 +301,8 @@ impl Default for Cpu {
             idle_tries: AtomicU32::default(),
             kick_idx: AtomicU32::default(),
             offline: AtomicU32::default(),
+            hand: AtomicU32::default(),
+            kernel: AtomicU32::default(),
             act_ns: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
@@ -376,7 +382,8 @@ same_layout!(
     [
         cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
         cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
+        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, hand, kernel, act_ns,
+        cnt,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
 );
