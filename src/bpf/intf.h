@@ -93,6 +93,7 @@ struct umcg_worker {
 	s32 pid;
 	u32 avg_ns;		/* EWMA of the CPU time between two sleeps */
 	u32 burst_ns;		/* CPU time since it last slept */
+	u32 rescues;		/* how often the relief valve released it */
 
 	u64 claim __attribute__((aligned(64)));
 	u64 request;

@@ -160,6 +160,7 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	w->run_ns = w->wait_ns = w->key = 0;
 	w->avg_ns = w->burst_ns = w->told_avg_ns = 0;
 	w->claim = w->request = 0;
+	w->rescues = 0;
 	w->pid = p->pid;
 	w->weight = 100;
 	w->gen = (w->gen + 1) | 1;

@@ -48,7 +48,7 @@ pub struct umcg_worker {
     pub pid: s32,
     pub avg_ns: u32_,
     pub burst_ns: u32_,
-    pub __bindgen_padding_0: [u8; 8usize],
+    pub rescues: u32_,
     pub claim: u64_,
     pub request: u64_,
     pub queued: u32_,
@@ -57,7 +57,7 @@ pub struct umcg_worker {
     pub weight: u32_,
     pub told_avg_ns: u32_,
     pub class_: u32_,
-    pub __bindgen_padding_1: [u8; 24usize],
+    pub __bindgen_padding_0: [u8; 24usize],
     pub bias_ns: s64,
     pub own_key: u64_,
     pub weight_pct: u32_,
@@ -80,6 +80,8 @@ const _: () = {
     ["Offset of field: umcg_worker::avg_ns"][::std::mem::offset_of!(umcg_worker, avg_ns) - 48usize];
     ["Offset of field: umcg_worker::burst_ns"]
         [::std::mem::offset_of!(umcg_worker, burst_ns) - 52usize];
+    ["Offset of field: umcg_worker::rescues"]
+        [::std::mem::offset_of!(umcg_worker, rescues) - 56usize];
     ["Offset of field: umcg_worker::claim"][::std::mem::offset_of!(umcg_worker, claim) - 64usize];
     ["Offset of field: umcg_worker::request"]
         [::std::mem::offset_of!(umcg_worker, request) - 72usize];

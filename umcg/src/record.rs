@@ -64,7 +64,9 @@ pub struct Worker {
     pub avg_ns: AtomicU32,
     /// CPU time since it last slept.
     pub burst_ns: AtomicU32,
-    _line0: Pad<8>,
+    /// How often the relief valve released it.
+    pub rescues: AtomicU32,
+    _line0: Pad<4>,
 
     /// Who runs it, see [`crate::claim`].
     pub claim: AtomicU64,
@@ -345,11 +347,31 @@ same_layout!(
     Worker,
     umcg_worker,
     [
-        word, since_ns, run_ns, wait_ns, key, gen_, pid, avg_ns, burst_ns, claim, request, queued,
-        next, home, weight, told_avg_ns, class_, bias_ns, own_key, weight_pct, slice_us,
+        word,
+        since_ns,
+        run_ns,
+        wait_ns,
+        key,
+        gen_,
+        pid,
+        avg_ns,
+        burst_ns,
+        rescues,
+        claim,
+        request,
+        queued,
+        next,
+        home,
+        weight,
+        told_avg_ns,
+        class_,
+        bias_ns,
+        own_key,
+        weight_pct,
+        slice_us,
         told_gen,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(not(loom))]

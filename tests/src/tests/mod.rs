@@ -3,6 +3,7 @@
 mod decide;
 mod hammer;
 mod life;
+mod see;
 mod share;
 mod storm;
 mod usage;
@@ -80,6 +81,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         life::TESTS,
         usage::TESTS,
+        see::TESTS,
         storm::TESTS,
         share::TESTS,
         decide::TESTS,
