@@ -265,13 +265,13 @@ fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64)) -> CpuStatus {
     }
 }
 
-/// Reads everything; an error says why there is nothing to read.
-pub fn read() -> Result<Status> {
+/// The instance that runs, for the command `what`; an error says why there is none to look at.
+pub fn running(what: &str) -> Result<RunFile> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let uid = unsafe { libc::geteuid() };
     if uid != 0 {
         let text = format!(
-            "cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg status`"
+            "cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg {what}`"
         );
         return Err(Failure::new(Exit::Privilege, text).into());
     }
@@ -285,6 +285,12 @@ pub fn read() -> Result<Status> {
         };
         return Err(Failure::new(Exit::Unexpected, text).into());
     };
+    Ok(file)
+}
+
+/// Reads everything; an error says why there is nothing to read.
+pub fn read() -> Result<Status> {
+    let file = running("status")?;
     let shared = open_shared(&file)?;
     let now = now_ns();
     let scan = Scan::of(shared.workers.records(), shared.nr_cpus, now);

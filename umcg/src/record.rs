@@ -85,7 +85,10 @@ pub struct Worker {
     /// Normal, batch or idle, from its scheduling policy.
     #[doc(alias = "umcg_class")]
     pub class_: AtomicU32,
-    _line1: Pad<24>,
+    /// The last take of it that failed.
+    #[doc(alias = "umcg_refusal")]
+    pub refused: AtomicU64,
+    _line1: Pad<16>,
 
     /// Added to the key.
     pub bias_ns: AtomicI64,
@@ -263,7 +266,9 @@ pub struct Cpu {
     pub offline: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<16>,
+    /// The last try to take a worker from its queue that failed.
+    pub unfit: AtomicU64,
+    _line2: Pad<8>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -300,6 +305,7 @@ impl Default for Cpu {
             kick_idx: AtomicU32::default(),
             offline: AtomicU32::default(),
             act_ns: AtomicU64::default(),
+            unfit: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
         }
@@ -365,6 +371,7 @@ same_layout!(
         weight,
         told_avg_ns,
         class_,
+        refused,
         bias_ns,
         own_key,
         weight_pct,
@@ -398,7 +405,7 @@ same_layout!(
     [
         cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
         cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
+        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, unfit, cnt,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
 );

@@ -1,6 +1,7 @@
 //! All tests, by what they are about.
 
 mod decide;
+mod doctor;
 mod hammer;
 mod life;
 mod see;
@@ -82,6 +83,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         life::TESTS,
         usage::TESTS,
         see::TESTS,
+        doctor::TESTS,
         storm::TESTS,
         share::TESTS,
         decide::TESTS,

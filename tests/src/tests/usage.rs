@@ -22,6 +22,8 @@ fn bad_input() -> Result<Verdict> {
         (vec!["--policy", "fiffo"], "fiffo", "fifo"),
         (vec!["--slice-us", "banana"], "banana", "invalid digit"),
         (vec!["--frobnicate"], "--frobnicate", "unexpected"),
+        (vec!["doctor", "--pid", "0"], "0", "1.."),
+        (vec!["doctor", "--pid", "banana"], "banana", "invalid digit"),
         (
             vec!["--policy", "fifo", "--decide", "key"],
             "fifo",
@@ -59,7 +61,7 @@ fn doctor() -> Result<Verdict> {
 }
 
 fn not_root() -> Result<Verdict> {
-    for args in [&[][..], &["status"][..]] {
+    for args in [&[][..], &["status"], &["doctor", "--pid", "1"]] {
         let out = Command::new(sibling("scx_umcg"))
             .args(args)
             .uid(65534)
