@@ -1,5 +1,6 @@
 //! `scx_umcg status`: reads the records itself, so it needs no answer from the agent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 
@@ -17,6 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::kernel;
 use crate::runfile::RunFile;
 use crate::shared::{Mapping, Shared};
+use crate::waits::{TIERS, TierWaits};
 
 /// How many rescued workers are named.
 pub const SHOWN: usize = 8;
@@ -128,6 +130,8 @@ pub struct Status {
     pub rescued: Rescued,
     /// Per CPU.
     pub cpus: Vec<CpuStatus>,
+    /// How long workers waited for a CPU since it attached, by tier.
+    pub waits: BTreeMap<&'static str, TierWaits>,
     /// All counters by name.
     pub counters: serde_json::Map<String, serde_json::Value>,
 }
@@ -321,6 +325,9 @@ pub fn read() -> Result<Status> {
         },
         cpus: (scan.cpus.iter().enumerate())
             .map(|(cpu, &waits)| cpu_status(&shared, cpu, waits))
+            .collect(),
+        waits: (TIERS.iter().enumerate())
+            .map(|(tier, name)| (*name, (&shared.waits(tier)).into()))
             .collect(),
         counters: COUNTERS
             .iter()

@@ -15,6 +15,7 @@
 #define __UMCG_EDGES_BPF_H
 
 #include "dispatch.bpf.h"
+#include "waits.bpf.h"
 
 #define MIN_LEFT_NS (200 * NSEC_PER_USEC)	/* less is not worth a switch */
 
@@ -75,8 +76,10 @@ static __always_inline void running_worker(struct task_struct *p,
 		old = word_move(&w->word, &w->since_ns,
 				FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE),
 				UMCG_RUNNING | flags, now);
-		if (word_state(old) == UMCG_RUNNABLE && now > since)
+		if (word_state(old) == UMCG_RUNNABLE && now > since) {
 			w->wait_ns += now - since;
+			wait_count(c, p, w, old, now - since);
+		}
 		count_on(c, switches);
 	}
 	claim_drop(w);

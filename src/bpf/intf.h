@@ -260,6 +260,25 @@ enum umcg_counter {
 	UMCG_NR_COUNTERS
 };
 
+/*
+ * Waits from RUNNABLE to RUNNING, counted by who waited. A wake-up is counted by
+ * the weight of its task; one that was pushed off its CPU waits for its turn, which
+ * says nothing about latency, and has a tier of its own whatever its weight.
+ */
+enum umcg_tier {
+	UMCG_TIER_HIGH = 0,	/* woken, nice < 0 */
+	UMCG_TIER_NORMAL = 1,	/* woken, nice 0 */
+	UMCG_TIER_LOW = 2,	/* woken, nice > 0 or SCHED_BATCH */
+	UMCG_TIER_IDLE = 3,	/* woken, SCHED_IDLE */
+	UMCG_TIER_PREEMPTED = 4,	/* preempted, or gave its CPU up */
+	UMCG_NR_TIERS = 5,
+};
+
+enum umcg_waits {
+	UMCG_WAIT_SHIFT = 10,	/* bucket 0: less than 1024 ns; each further: twice */
+	UMCG_WAIT_BUCKETS = 28,	/* the last: 68 s and more */
+};
+
 /* Per-CPU record: BPF writes it, `status` maps it read-only. */
 struct umcg_cpu {
 	/* the worker that runs here; read by wakers on other CPUs */
@@ -293,6 +312,7 @@ struct umcg_cpu {
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
+	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
 };
 
 /* Queues: four per CPU, named (kind << 16) | cpu. */

@@ -254,6 +254,16 @@ pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
 pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
 pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
 pub type umcg_counter = ::std::os::raw::c_uint;
+pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
+pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
+pub const umcg_tier_UMCG_TIER_LOW: umcg_tier = 2;
+pub const umcg_tier_UMCG_TIER_IDLE: umcg_tier = 3;
+pub const umcg_tier_UMCG_TIER_PREEMPTED: umcg_tier = 4;
+pub const umcg_tier_UMCG_NR_TIERS: umcg_tier = 5;
+pub type umcg_tier = ::std::os::raw::c_uint;
+pub const umcg_waits_UMCG_WAIT_SHIFT: umcg_waits = 10;
+pub const umcg_waits_UMCG_WAIT_BUCKETS: umcg_waits = 28;
+pub type umcg_waits = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone)]
@@ -288,10 +298,11 @@ pub struct umcg_cpu {
     pub unfit: u64_,
     pub __bindgen_padding_1: [u8; 8usize],
     pub cnt: [u64_; 47usize],
+    pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 576usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1728usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -335,6 +346,7 @@ const _: () = {
     ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 168usize];
     ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 176usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 568usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;

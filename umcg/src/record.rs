@@ -26,6 +26,13 @@ pub const STAGE_SLOTS: usize = if cfg!(loom) {
 #[doc(alias = "UMCG_NR_COUNTERS")]
 pub const NR_COUNTERS: usize = intf::umcg_counter_UMCG_NR_COUNTERS as usize;
 
+/// Who waits, by weight and by what made it wait.
+#[doc(alias = "umcg_tier")]
+pub const NR_TIERS: usize = intf::umcg_tier_UMCG_NR_TIERS as usize;
+/// Buckets of a histogram of waits.
+#[doc(alias = "UMCG_WAIT_BUCKETS")]
+pub const WAIT_BUCKETS: usize = intf::umcg_waits_UMCG_WAIT_BUCKETS as usize;
+
 /// Bytes that fill a cache line up; nobody reads or writes them.
 struct Pad<const BYTES: usize>([u8; BYTES]);
 
@@ -273,6 +280,9 @@ pub struct Cpu {
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
     pub cnt: [AtomicU64; NR_COUNTERS],
+    /// How many workers waited how long, by tier and then by bucket.
+    #[doc(alias = "umcg_tier")]
+    pub waits: [AtomicU64; NR_TIERS * WAIT_BUCKETS],
 }
 
 impl Default for Cpu {
@@ -308,6 +318,7 @@ impl Default for Cpu {
             unfit: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
+            waits: std::array::from_fn(|_| AtomicU64::default()),
         }
     }
 }
@@ -405,7 +416,7 @@ same_layout!(
     [
         cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
         cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, unfit, cnt,
+        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, unfit, cnt, waits,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
 );
