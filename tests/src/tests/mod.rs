@@ -1,5 +1,6 @@
 //! All tests, by what they are about.
 
+mod changes;
 mod decide;
 mod doctor;
 mod hammer;
@@ -84,6 +85,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         usage::TESTS,
         see::TESTS,
         doctor::TESTS,
+        changes::TESTS,
         storm::TESTS,
         share::TESTS,
         decide::TESTS,
