@@ -9,6 +9,7 @@ mod see;
 mod share;
 mod storm;
 mod usage;
+mod verify;
 
 use anyhow::Result;
 
@@ -83,6 +84,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         life::TESTS,
         usage::TESTS,
+        verify::TESTS,
         see::TESTS,
         doctor::TESTS,
         changes::TESTS,
