@@ -43,13 +43,7 @@ const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
 const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 
-/* Queues: four per CPU, named (kind << 16) | cpu. */
-enum umcg_queue {
-	UMCG_Q_PARK = 1,	/* waiting workers by key */
-	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
-	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
-	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
-};
+/* Names of the queues of enum umcg_queue. */
 #define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))
 #define PARK(cpu) UMCG_Q(UMCG_Q_PARK, cpu)
 #define HAND(cpu) UMCG_Q(UMCG_Q_HAND, cpu)

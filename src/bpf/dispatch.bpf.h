@@ -22,6 +22,7 @@
 #ifndef __UMCG_DISPATCH_BPF_H
 #define __UMCG_DISPATCH_BPF_H
 
+#include "explain.bpf.h"
 #include "park.bpf.h"
 
 #define TAKE_TRIES 4
@@ -68,13 +69,20 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	struct bpf_iter_scx_dsq it;
 	bool moved = false;
 
-	if (!p || !may_run_on(p, k->cpu))
+	if (!p)
 		return false;
+	if (!may_run_on(p, k->cpu)) {
+		refused(w, k->now, k->cpu, p->migration_disabled ?
+			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
+		return false;
+	}
 	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
 		moved = scx_bpf_dsq_move___new(&it, p, HAND(k->cpu), 0);
 	bpf_iter_scx_dsq_destroy(&it);
-	if (!moved)
+	if (!moved) {
+		refused(w, k->now, k->cpu, UMCG_R_QUEUE);
 		return false;
+	}
 	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0))
 		return true;
 	WRITE_ONCE(k->c->hand, 1);
@@ -132,8 +140,10 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 			continue;
 		}
 		claim = claim_value(home, word);
-		if (!claim_try(w, claim))
+		if (!claim_try(w, claim)) {
+			refused(w, k->now, k->cpu, UMCG_R_CLAIM);
 			continue;
+		}
 		if (hand_over(k, w, idx))
 			return true;
 		claim_release(w, claim);
@@ -187,6 +197,7 @@ static __always_inline u32 head_or_choice(struct umcg_pick *k)
 		return NEXT_BOTH;
 	if (key_before(key + LAG_NS, w->key)) {
 		count_on(k->c, ring_head);
+		refused(w, k->now, k->cpu, UMCG_R_PASSED);
 		return NEXT_HEAD;
 	}
 	return NEXT_CHOICE;
@@ -240,7 +251,7 @@ static __always_inline s32 random_other(s32 cpu)
 
 static __always_inline bool steal(struct umcg_pick *k)
 {
-	s32 other = k->cpu;
+	s32 other = k->cpu, waiting;
 	int i;
 
 	bpf_for(i, 1, STEAL_TRIES) {
@@ -254,12 +265,16 @@ static __always_inline bool steal(struct umcg_pick *k)
 			return true;
 		if (!pending_any())
 			continue;
-		if ((umcg_staged && scx_bpf_dsq_nr_queued(PARK(other)) > 1 &&
-		     take_staged(k, other)) ||
+		waiting = scx_bpf_dsq_nr_queued(PARK(other));
+		if (waiting <= 0)
+			continue;
+		if ((umcg_staged && waiting > 1 && take_staged(k, other)) ||
 		    scx_bpf_dsq_move_to_local(PARK(other), 0)) {
 			count_on(k->c, stolen);
 			return true;
 		}
+		/* The kernel skips who may not run here and says no more. */
+		refused_queue(other, k->now, k->cpu);
 	}
 	return false;
 }

@@ -15,6 +15,7 @@
 #define __UMCG_EDGES_BPF_H
 
 #include "dispatch.bpf.h"
+#include "waits.bpf.h"
 
 #define MIN_LEFT_NS (200 * NSEC_PER_USEC)	/* less is not worth a switch */
 
@@ -60,20 +61,25 @@ static __always_inline void running_worker(struct task_struct *p,
 					   struct umcg_cpu *c, s32 cpu, u64 now)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	u64 old, since;
+	u64 old, since, flags = 0;
 
 	if (!w)
 		return;
 	since = w->since_ns;
 	/* An attribute change of the running task restores it here: no edge. */
 	if (word_state(READ_ONCE(w->word)) != UMCG_RUNNING) {
+		if (t->rescued) {
+			t->rescued = 0;
+			w->rescues++;
+			flags = UMCG_F_RESCUED;
+		}
 		old = word_move(&w->word, &w->since_ns,
 				FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE),
-				UMCG_RUNNING | (t->rescued ? UMCG_F_RESCUED : 0),
-				now);
-		t->rescued = 0;
-		if (word_state(old) == UMCG_RUNNABLE && now > since)
+				UMCG_RUNNING | flags, now);
+		if (word_state(old) == UMCG_RUNNABLE && now > since) {
 			w->wait_ns += now - since;
+			wait_count(c, p, w, old, now - since);
+		}
 		count_on(c, switches);
 	}
 	claim_drop(w);

@@ -20,13 +20,6 @@
 
 #include "base.bpf.h"
 
-enum umcg_kind {
-	UMCG_K_WORKER,
-	UMCG_K_SERVER,
-	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
-	UMCG_K_ANONYMOUS,	/* no record was left */
-};
-
 /* Private to BPF, found once per callback. */
 struct umcg_task {
 	u64 v;			/* virtual time, on the clock of clock_cpu */
@@ -160,6 +153,8 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	w->run_ns = w->wait_ns = w->key = 0;
 	w->avg_ns = w->burst_ns = w->told_avg_ns = 0;
 	w->claim = w->request = 0;
+	w->rescues = 0;
+	w->refused = 0;
 	w->pid = p->pid;
 	w->weight = 100;
 	w->gen = (w->gen + 1) | 1;

@@ -2,7 +2,8 @@
 //!
 //! `--list [--full]` prints `NAME BOOT SECONDS` per test: what shares a BOOT word
 //! shares a boot. With names it runs them in order and prints, for each, `start`
-//! and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
+//! `ejected` if
+//! the kernel ejected a scheduler meanwhile, and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
 
 mod hammer_skel;
 mod harness;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
             println!("retry {name}: {}", format!("{err:#}").replace('\n', " | "));
             result = (test.run)();
             harness::clean_up();
+        }
+        match harness::take_ejections() {
+            0 => {}
+            count => println!("ejected {name} {count}"),
         }
         match result {
             Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),

@@ -26,6 +26,13 @@ pub const STAGE_SLOTS: usize = if cfg!(loom) {
 #[doc(alias = "UMCG_NR_COUNTERS")]
 pub const NR_COUNTERS: usize = intf::umcg_counter_UMCG_NR_COUNTERS as usize;
 
+/// Who waits, by weight and by what made it wait.
+#[doc(alias = "umcg_tier")]
+pub const NR_TIERS: usize = intf::umcg_tier_UMCG_NR_TIERS as usize;
+/// Buckets of a histogram of waits.
+#[doc(alias = "UMCG_WAIT_BUCKETS")]
+pub const WAIT_BUCKETS: usize = intf::umcg_waits_UMCG_WAIT_BUCKETS as usize;
+
 /// Bytes that fill a cache line up; nobody reads or writes them.
 struct Pad<const BYTES: usize>([u8; BYTES]);
 
@@ -64,7 +71,9 @@ pub struct Worker {
     pub avg_ns: AtomicU32,
     /// CPU time since it last slept.
     pub burst_ns: AtomicU32,
-    _line0: Pad<8>,
+    /// How often the relief valve released it.
+    pub rescues: AtomicU32,
+    _line0: Pad<4>,
 
     /// Who runs it, see [`crate::claim`].
     pub claim: AtomicU64,
@@ -83,7 +92,10 @@ pub struct Worker {
     /// Normal, batch or idle, from its scheduling policy.
     #[doc(alias = "umcg_class")]
     pub class_: AtomicU32,
-    _line1: Pad<24>,
+    /// The last take of it that failed.
+    #[doc(alias = "umcg_refusal")]
+    pub refused: AtomicU64,
+    _line1: Pad<16>,
 
     /// Added to the key.
     pub bias_ns: AtomicI64,
@@ -265,11 +277,15 @@ pub struct Cpu {
     pub kernel: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<8>,
+    /// The last try to take a worker from its queue that failed.
+    pub unfit: AtomicU64,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
     pub cnt: [AtomicU64; NR_COUNTERS],
+    /// How many workers waited how long, by tier and then by bucket.
+    #[doc(alias = "umcg_tier")]
+    pub waits: [AtomicU64; NR_TIERS * WAIT_BUCKETS],
 }
 
 impl Default for Cpu {
@@ -304,8 +320,9 @@ impl Default for Cpu {
             hand: AtomicU32::default(),
             kernel: AtomicU32::default(),
             act_ns: AtomicU64::default(),
-            _line2: Pad::default(),
+            unfit: AtomicU64::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
+            waits: std::array::from_fn(|_| AtomicU64::default()),
         }
     }
 }
@@ -351,11 +368,32 @@ same_layout!(
     Worker,
     umcg_worker,
     [
-        word, since_ns, run_ns, wait_ns, key, gen_, pid, avg_ns, burst_ns, claim, request, queued,
-        next, home, weight, told_avg_ns, class_, bias_ns, own_key, weight_pct, slice_us,
+        word,
+        since_ns,
+        run_ns,
+        wait_ns,
+        key,
+        gen_,
+        pid,
+        avg_ns,
+        burst_ns,
+        rescues,
+        claim,
+        request,
+        queued,
+        next,
+        home,
+        weight,
+        told_avg_ns,
+        class_,
+        refused,
+        bias_ns,
+        own_key,
+        weight_pct,
+        slice_us,
         told_gen,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(not(loom))]
@@ -380,12 +418,39 @@ same_layout!(
     Cpu,
     umcg_cpu,
     [
-        cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
-        cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, hand, kernel, act_ns,
+        cur_v,
+        cur_start_ns,
+        cur_quiet_ns,
+        last_wake_ns,
+        cur_weight,
+        cur_avg_ns,
+        cur_burst_ns,
+        cur_idx,
+        preempting,
+        cur_class,
+        vnow,
+        idle_since_ns,
+        idle_start_ns,
+        idle_end_ns,
+        picked_ns,
+        granted_ns,
+        dispatch_ns,
+        run_exec,
+        kq_ns,
+        wk_ns,
+        max_idle_work_ns,
+        want,
+        idle_tries,
+        kick_idx,
+        offline,
+        hand,
+        kernel,
+        act_ns,
+        unfit,
         cnt,
+        waits,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(all(test, not(loom)))]

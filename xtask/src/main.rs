@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod cache;
+mod gate;
 mod kernels;
 mod proc;
 mod run;
@@ -44,6 +45,8 @@ enum Task {
     Vm(vm_task::Args),
     /// Run all tests: native ones, then those in VMs
     Test(test::Args),
+    /// The check before a release: every kernel, the long tests, one table
+    Gate(gate::Args),
     /// Check the rules of the house that no compiler checks
     Tidy(tidy::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::GuestRun(args) => run::guest::run(&args),
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Gate(args) => gate::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     done.unwrap_or_else(|err| {

@@ -1,11 +1,15 @@
 //! All tests, by what they are about.
 
+mod changes;
 mod decide;
+mod doctor;
 mod hammer;
 mod life;
+mod see;
 mod share;
 mod storm;
 mod usage;
+mod verify;
 
 use anyhow::Result;
 
@@ -80,6 +84,10 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         life::TESTS,
         usage::TESTS,
+        verify::TESTS,
+        see::TESTS,
+        doctor::TESTS,
+        changes::TESTS,
         storm::TESTS,
         share::TESTS,
         decide::TESTS,

@@ -22,6 +22,8 @@ fn bad_input() -> Result<Verdict> {
         (vec!["--policy", "fiffo"], "fiffo", "fifo"),
         (vec!["--slice-us", "banana"], "banana", "invalid digit"),
         (vec!["--frobnicate"], "--frobnicate", "unexpected"),
+        (vec!["doctor", "--pid", "0"], "0", "1.."),
+        (vec!["doctor", "--pid", "banana"], "banana", "invalid digit"),
         (
             vec!["--policy", "fifo", "--decide", "key"],
             "fifo",
@@ -62,7 +64,7 @@ fn not_root() -> Result<Verdict> {
     // A clone below /root is closed to others.
     let program = std::env::temp_dir().join("scx_umcg.not_root");
     std::fs::copy(sibling("scx_umcg"), &program)?;
-    for args in [&[][..], &["status"][..]] {
+    for args in [&[][..], &["status"], &["doctor", "--pid", "1"]] {
         let out = Command::new(&program)
             .args(args)
             .uid(65534)
