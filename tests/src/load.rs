@@ -93,6 +93,11 @@ pub fn pin(pid: i32, cpu: usize) {
 }
 
 impl Spinner {
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// CPU time so far, in seconds, to the nanosecond.
     pub fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(self.pid)

@@ -232,12 +232,13 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
 pub type umcg_counter = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
@@ -270,8 +271,9 @@ pub struct umcg_cpu {
     pub kick_idx: u32_,
     pub offline: u32_,
     pub act_ns: u64_,
-    pub __bindgen_padding_1: [u8; 16usize],
-    pub cnt: [u64_; 47usize],
+    pub parked_weight: u64_,
+    pub __bindgen_padding_1: [u8; 8usize],
+    pub cnt: [u64_; 48usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -317,6 +319,8 @@ const _: () = {
     ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 160usize];
     ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 164usize];
     ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 168usize];
+    ["Offset of field: umcg_cpu::parked_weight"]
+        [::std::mem::offset_of!(umcg_cpu, parked_weight) - 176usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
 };
 #[repr(C)]

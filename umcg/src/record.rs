@@ -76,7 +76,7 @@ pub struct Worker {
     pub next: AtomicU32,
     /// Server that it was last parked on.
     pub home: AtomicU32,
-    /// 1..=10000, 100 = nice 0.
+    /// 1..=10000, 100 = nice 0 in the root cgroup.
     pub weight: AtomicU32,
     /// `avg_ns` when the agent was last told.
     pub told_avg_ns: AtomicU32,
@@ -215,7 +215,7 @@ pub struct Cpu {
     pub cur_quiet_ns: AtomicU64,
     /// When the running task last woke somebody.
     pub last_wake_ns: AtomicU64,
-    /// Weight of the running worker.
+    /// Weight of the running worker, with 10 more bits than [`Worker::weight`].
     pub cur_weight: AtomicU32,
     /// Its average burst.
     pub cur_avg_ns: AtomicU32,
@@ -261,7 +261,9 @@ pub struct Cpu {
     pub offline: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<16>,
+    /// Weight of the workers parked here; 0 without cgroups.
+    pub parked_weight: AtomicU64,
+    _line2: Pad<8>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -298,6 +300,7 @@ impl Default for Cpu {
             kick_idx: AtomicU32::default(),
             offline: AtomicU32::default(),
             act_ns: AtomicU64::default(),
+            parked_weight: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
         }
@@ -376,7 +379,7 @@ same_layout!(
     [
         cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
         cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
+        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, parked_weight, cnt,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
 );

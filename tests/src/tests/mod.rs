@@ -1,5 +1,6 @@
 //! All tests, by what they are about.
 
+mod cgroup;
 mod decide;
 mod hammer;
 mod life;
@@ -82,6 +83,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         usage::TESTS,
         storm::TESTS,
         share::TESTS,
+        cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
     ]
