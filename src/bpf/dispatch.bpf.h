@@ -279,6 +279,24 @@ static __always_inline bool steal(struct umcg_pick *k)
 	return false;
 }
 
+/*
+ * Is more waiting for CPU @other than for this one? By number; with cgroups by
+ * weight, what runs there included: two hogs of a heavy cgroup on one CPU, two of
+ * a light one on the other, would else stay so. A 16th is noise of the averages.
+ */
+static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
+{
+	struct umcg_cpu *oc = cpu_rec(other);
+	s32 there = scx_bpf_dsq_nr_queued(PARK(other));
+	u64 mine, theirs;
+
+	if (!umcg_grouped || there <= 0)
+		return there > (s32)k->waiting;
+	mine = READ_ONCE(k->c->parked_weight) + k->c->cur_weight;
+	theirs = READ_ONCE(oc->parked_weight) + (oc->cur_idx ? oc->cur_weight : 0);
+	return theirs > mine + mine / 16;
+}
+
 /* A neighbour with a longer queue: hogs rotate, so that n of them share fairly. */
 static __always_inline bool rotate(struct umcg_pick *k)
 {
@@ -287,8 +305,7 @@ static __always_inline bool rotate(struct umcg_pick *k)
 	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
 		return false;
 	other = random_other(k->cpu);
-	if (scx_bpf_dsq_nr_queued(PARK(other)) <= (s32)k->waiting ||
-	    !scx_bpf_dsq_move_to_local(PARK(other), 0))
+	if (!is_longer(k, other) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
 		return false;
 	count_on(k->c, rotated);
 	return true;

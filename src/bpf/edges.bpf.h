@@ -32,6 +32,8 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 		return;
 	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
 		return;
+	if (t->group)
+		group_enter(t, p);
 	now = umcg_now();
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
@@ -62,6 +64,7 @@ static __always_inline void running_worker(struct task_struct *p,
 {
 	struct umcg_worker *w = worker_rec(t->idx);
 	u64 old, since, flags = 0;
+	u32 weight;
 
 	if (!w)
 		return;
@@ -90,8 +93,9 @@ static __always_inline void running_worker(struct task_struct *p,
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
-	w->weight = worker_weight(p, w);
-	publish_current(c, t, w, w->weight, now);
+	weight = worker_weight(p, t, w);
+	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
+	publish_current(c, t, w, weight, now);
 }
 
 static __always_inline void edge_running(struct task_struct *p)
@@ -211,6 +215,8 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 	if (!(deq_flags & SCX_DEQ_SLEEP))
 		return;
 
+	if (t->counted)
+		group_leave(t);
 	burst_end(t, w);
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);

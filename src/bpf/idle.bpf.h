@@ -42,6 +42,21 @@ static __always_inline void pending_lower(struct umcg_task *t)
 		return;
 	t->pending = 0;
 	__sync_fetch_and_add(&umcg_pending, -1);
+	if (t->parked_weight) {
+		__sync_fetch_and_sub(&cpu_rec(t->parked_cpu)->parked_weight,
+				     (u64)t->parked_weight);
+		t->parked_weight = 0;
+	}
+}
+
+/* Only where cgroups make weights differ: rotate() compares loads then. */
+static __always_inline void parked_weigh(struct umcg_task *t, s32 cpu, u32 weight)
+{
+	if (t->parked_weight)
+		return;
+	t->parked_cpu = cpu;
+	t->parked_weight = weight;
+	__sync_fetch_and_add(&cpu_rec(cpu)->parked_weight, (u64)weight);
 }
 
 static __always_inline bool pending_any(void)

@@ -100,7 +100,7 @@ struct umcg_worker {
 	u32 queued;		/* 0, or 1 + the server that owns the link */
 	u32 next;		/* index of the next worker on the list, 0 = end */
 	u32 home;		/* server it was last parked on */
-	u32 weight;		/* 1..10000, 100 = nice 0 */
+	u32 weight;		/* 1..10000, 100 = nice 0 in the root cgroup */
 	u32 told_avg_ns;	/* avg_ns when the agent was last told */
 	u32 class_;		/* enum umcg_class, from its scheduling policy */
 	u64 refused;		/* the last take of it that failed, enum umcg_refusal */
@@ -247,6 +247,7 @@ struct umcg_server {
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
 	X(anonymous, "enqueues of tasks without a record")					\
+	X(group_fail, "cgroups without a record, counted as their parent")	\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
 	X(enq_last, "enqueues as the last runnable task")			\
@@ -286,7 +287,7 @@ struct umcg_cpu {
 	u64 cur_start_ns;
 	u64 cur_quiet_ns;
 	u64 last_wake_ns;	/* the running task last woke somebody */
-	u32 cur_weight;
+	u32 cur_weight;		/* with 10 more bits than umcg_worker.weight */
 	u32 cur_avg_ns;
 	u32 cur_burst_ns;
 	u32 cur_idx;		/* record of the running worker, 0 = none */
@@ -313,6 +314,7 @@ struct umcg_cpu {
 	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
+	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
 	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
 };

@@ -33,6 +33,12 @@ struct umcg_task {
 	u32 burst_ns;
 	s32 clock_cpu;
 	u32 server;
+	u32 group;		/* its cgroup's record, 0 = the root; see group.bpf.h */
+	u32 group_gen;
+	u32 counted;		/* weight that it adds to its cgroup's load */
+	u32 parked_weight;	/* and to parked_weight of parked_cpu */
+	s32 parked_cpu;
+	u32 owe_ns;		/* how much more than LAG it may owe */
 	u8 kind;
 	u8 preempt;		/* select_cpu found somebody to preempt */
 	u8 pending;		/* counted in umcg_pending */

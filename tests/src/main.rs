@@ -5,6 +5,7 @@
 //! `ejected` if
 //! the kernel ejected a scheduler meanwhile, and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
 
+mod cgroup;
 mod hammer_skel;
 mod harness;
 mod load;

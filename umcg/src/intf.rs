@@ -247,12 +247,13 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -298,12 +299,14 @@ pub struct umcg_cpu {
     pub kernel: u32_,
     pub act_ns: u64_,
     pub unfit: u64_,
-    pub cnt: [u64_; 47usize],
+    pub parked_weight: u64_,
+    pub __bindgen_padding_1: __BindgenOpaqueArray<[u8; 56usize]>,
+    pub cnt: [u64_; 48usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1728usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1792usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -348,8 +351,10 @@ const _: () = {
     ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 172usize];
     ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 176usize];
     ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 184usize];
-    ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 568usize];
+    ["Offset of field: umcg_cpu::parked_weight"]
+        [::std::mem::offset_of!(umcg_cpu, parked_weight) - 192usize];
+    ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 640usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;

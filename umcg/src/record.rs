@@ -85,7 +85,7 @@ pub struct Worker {
     pub next: AtomicU32,
     /// Server that it was last parked on.
     pub home: AtomicU32,
-    /// 1..=10000, 100 = nice 0.
+    /// 1..=10000, 100 = nice 0 in the root cgroup.
     pub weight: AtomicU32,
     /// `avg_ns` when the agent was last told.
     pub told_avg_ns: AtomicU32,
@@ -227,7 +227,7 @@ pub struct Cpu {
     pub cur_quiet_ns: AtomicU64,
     /// When the running task last woke somebody.
     pub last_wake_ns: AtomicU64,
-    /// Weight of the running worker.
+    /// Weight of the running worker, with 10 more bits than [`Worker::weight`].
     pub cur_weight: AtomicU32,
     /// Its average burst.
     pub cur_avg_ns: AtomicU32,
@@ -279,6 +279,9 @@ pub struct Cpu {
     pub act_ns: AtomicU64,
     /// The last try to take a worker from its queue that failed.
     pub unfit: AtomicU64,
+    /// Weight of the workers parked here; 0 without cgroups.
+    pub parked_weight: AtomicU64,
+    _line2: Pad<56>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -321,6 +324,8 @@ impl Default for Cpu {
             kernel: AtomicU32::default(),
             act_ns: AtomicU64::default(),
             unfit: AtomicU64::default(),
+            parked_weight: AtomicU64::default(),
+            _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
             waits: std::array::from_fn(|_| AtomicU64::default()),
         }
@@ -447,10 +452,11 @@ same_layout!(
         kernel,
         act_ns,
         unfit,
+        parked_weight,
         cnt,
         waits,
     ],
-    pads[__bindgen_padding_0]
+    pads [__bindgen_padding_0, __bindgen_padding_1]
 );
 
 #[cfg(all(test, not(loom)))]

@@ -1,5 +1,6 @@
 //! All tests, by what they are about.
 
+mod cgroup;
 mod changes;
 mod decide;
 mod doctor;
@@ -90,6 +91,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         changes::TESTS,
         storm::TESTS,
         share::TESTS,
+        cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
     ]
