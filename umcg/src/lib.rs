@@ -34,8 +34,12 @@
 #[rustfmt::skip]
 pub mod intf;
 
+pub(crate) mod backend;
 pub mod claim;
+pub mod error;
+pub mod event;
 pub mod list;
+pub mod mode;
 pub mod record;
 pub mod ring;
 pub mod sleep;
@@ -49,8 +53,12 @@ mod models;
 #[allow(clippy::unwrap_used)]
 mod stress;
 
+pub use backend::Kind;
 pub use claim::Claim;
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, Id, Member, Reason, Snapshot, Woken};
 pub use list::Pushed;
+pub use mode::{GroupConfig, Idle, Mode, Preempt, Why};
 pub use record::{Cpu, List, Ring, Server, Worker};
 pub use ring::Choice;
 pub use word::{State, Word};
