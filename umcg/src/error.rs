@@ -141,7 +141,7 @@ impl ErrorKind {
     }
 }
 
-#[allow(dead_code)]
+#[cfg_attr(loom, allow(dead_code))]
 impl Error {
     /// `call` failed on `value`, which is an index, an id, a state or an errno.
     pub(crate) const fn new(kind: ErrorKind, call: &'static str, value: u64) -> Self {

@@ -201,7 +201,7 @@ pub struct Member {
 }
 
 /// What `next_event` calls a RUNNABLE worker whose word has `flags`.
-#[allow(dead_code)]
+#[cfg_attr(loom, allow(dead_code))]
 pub(crate) const fn runnable_reason(flags: u64, first: bool, timed_out: bool) -> Reason {
     if timed_out {
         Reason::TimedOut
