@@ -12,6 +12,7 @@ mod apt;
 mod cache;
 mod gate;
 mod kernels;
+mod lib_task;
 mod proc;
 mod run;
 mod setup;
@@ -47,6 +48,8 @@ enum Task {
     Test(test::Args),
     /// The check before a release: every kernel, the long tests, one table
     Gate(gate::Args),
+    /// Build and install the client library for C
+    Lib(lib_task::Args),
     /// Check the rules of the house that no compiler checks
     Tidy(tidy::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Gate(args) => gate::run(&args),
+        Task::Lib(args) => lib_task::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     done.unwrap_or_else(|err| {
