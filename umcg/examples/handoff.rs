@@ -77,6 +77,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// The rounds that the client saw, and how often the server ran somebody.
+fn serve(group: &Group) -> umcg::Result<(u64, u64)> {
+    let mut server = group.register_server()?;
+    let thread = thread::spawn({
+        let group = group.clone();
+        move || client(&group)
+    });
+    let (mut live, mut runs) = (2u64, 0);
+    while live > 0 {
+        let next = server.next_event(FOREVER)?;
+        match server.run(next.worker, FOREVER) {
+            Ok(event) => live -= u64::from(event.reason == Reason::Exited),
+            Err(error) if error.kind() == ErrorKind::WrongState => {}
+            Err(error) => return Err(error),
+        }
+        runs += 1;
+    }
+    Ok((thread.join().expect("the client does not panic")?, runs))
+}
+
 fn both() -> umcg::Result<()> {
     let group = Group::create(&GroupConfig::default())?;
     let fd = group.as_fd().as_raw_fd();
@@ -87,24 +107,9 @@ fn both() -> umcg::Result<()> {
         .arg(fd.to_string())
         .spawn()
         .expect("a process");
-
-    let mut server = group.register_server()?;
-    let thread = thread::spawn({
-        let group = group.clone();
-        move || client(&group)
-    });
-    let (mut live, mut runs) = (2, 0);
-    while live > 0 {
-        let next = server.next_event(FOREVER)?;
-        match server.run(next.worker, FOREVER) {
-            Ok(event) => live -= u32::from(event.reason == Reason::Exited),
-            Err(error) if error.kind() == ErrorKind::WrongState => {}
-            Err(error) => return Err(error),
-        }
-        runs += 1;
-    }
-    let rounds = thread.join().expect("the client does not panic")?;
+    let served = serve(&group);
     let status = child.wait().expect("our own child");
+    let (rounds, runs) = served?;
     assert!(status.success() && rounds == ROUNDS);
     println!("{rounds} round trips between two processes, {runs} runs by the server");
     assert!(
