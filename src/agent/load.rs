@@ -16,6 +16,7 @@ use umcg_policy::{Decide, Order, Policy};
 use super::bell::Bell;
 use super::control::Control;
 use super::server::{self, Server, Settings};
+use super::stop::Stop;
 use super::{Ended, caps};
 use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
 use crate::cli::RunArgs;
@@ -182,12 +183,7 @@ impl Loaded<'_> {
     }
 
     /// Starts the servers, attaches, and runs until a signal or an ejection.
-    pub fn run(
-        mut self,
-        args: &RunArgs,
-        shutdown: &Arc<AtomicBool>,
-        ejections: u64,
-    ) -> Result<Ended> {
+    pub fn run(mut self, args: &RunArgs, asked: &Stop, ejections: u64) -> Result<Ended> {
         let stop = Arc::new(AtomicBool::new(false));
         let servers = self.start_servers(args, &stop)?;
         let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
@@ -199,7 +195,7 @@ impl Loaded<'_> {
         self.settle(args, ejections)?;
 
         let control = Control::new(self.shared.clone(), ejections);
-        control.run(args, shutdown, || uei_exited!(&self.skel, uei))?;
+        control.run(args, asked, || uei_exited!(&self.skel, uei))?;
 
         let ejected = uei_exited!(&self.skel, uei);
         drop(link);

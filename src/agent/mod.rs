@@ -5,13 +5,12 @@ pub mod caps;
 pub mod control;
 pub mod load;
 pub mod server;
+pub mod stop;
 
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use log::{info, warn};
 use scx_utils::{ScxExitKind, UserExitInfo};
 
@@ -19,6 +18,8 @@ use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 use crate::runfile::RunFile;
+
+use stop::Stop;
 
 /// The kernel may eject us so often within [`EJECT_WINDOW`] before we give up.
 const MAX_REATTACH: usize = 3;
@@ -35,18 +36,14 @@ pub enum Ended {
 
 /// Runs as the scheduler until a signal, or until the kernel has ejected us too often.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let shutdown = Arc::new(AtomicBool::new(false));
-    let flag = shutdown.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .context("cannot catch SIGINT and SIGTERM")?;
-
+    let stop = Stop::at_signals()?;
     let mut ejections: Vec<Instant> = Vec::new();
     let mut total = 0;
     loop {
         kernel::require()?;
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;
-        match loaded.run(args, &shutdown, total)? {
+        match loaded.run(args, &stop, total)? {
             Ended::Asked => return Ok(()),
             Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
@@ -60,7 +57,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 total += 1;
             }
         }
-        if shutdown.load(Ordering::Relaxed) {
+        if stop.is_asked() {
             return Ok(());
         }
         if ejections.len() > MAX_REATTACH {

@@ -379,7 +379,8 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
 	if (!k.waiting)
 		k.c->want = 0;
-	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
+	if (server_needed(k.s, k.c, k.waiting, k.waiting + !!w, k.now) &&
+	    server_run(k.s, cpu))
 		return;
 	if (kernelq_waits(k.c, cpu) &&
 	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))

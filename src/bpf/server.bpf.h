@@ -2,7 +2,8 @@
 /*
  * server: the agent's threads: when one runs, parks, sleeps and is missed.
  *
- * Does:    1. a server that yields parks on SERVER(cpu), runnable but not run;
+ * Does:    1. a server that yields parks on SERVER(cpu), runnable but not run,
+ *             unless its CPU has nothing else to do;
  *          2. dispatch gives it the CPU when server_needed() says so: this is
  *             level-triggered, so no wake can be lost between its last look at
  *             its lists and the parking;
@@ -30,6 +31,7 @@
 #define BATCH_NOTICES 64
 #define BATCH_NS (16 * NSEC_PER_MSEC)
 #define BATCH_WANT_NS (16 * NSEC_PER_MSEC)
+#define BATCH_IDLE_NS (4000 * NSEC_PER_MSEC)
 #define PARK_MAX_NS (8 * NSEC_PER_MSEC)
 #define HELD_NS (500 * NSEC_PER_MSEC)
 
@@ -75,9 +77,13 @@ static __always_inline bool server_has_news(struct umcg_server *s)
 	       READ_ONCE(s->resync);
 }
 
-/* Is there anything that this server should decide now? */
+/*
+ * Is there anything that this server should decide now? @waiting are parked here,
+ * @rivals want this CPU: they and, if it goes on, prev.
+ */
 static __always_inline bool server_needed(struct umcg_server *s,
-					  struct umcg_cpu *c, u32 waiting, u64 now)
+					  struct umcg_cpu *c, u32 waiting,
+					  u32 rivals, u64 now)
 {
 	u64 since = now - c->act_ns;
 
@@ -92,6 +98,9 @@ static __always_inline bool server_needed(struct umcg_server *s,
 		return true;
 	if (!server_has_news(s))
 		return false;
+	/* No choice to make, only notices to be read some day. */
+	if (rivals < 2 && READ_ONCE(s->unread) < BATCH_NOTICES)
+		return since >= BATCH_IDLE_NS;
 	/* A short wakee waits for this CPU: the agent must not be in its way. */
 	if (c->want && waiting && since < BATCH_WANT_NS)
 		return false;
@@ -130,6 +139,14 @@ static __always_inline void server_enqueue(struct task_struct *p,
 
 	if (!s)
 		return;
+	/* Nobody else wants the CPU: it runs on, finds nothing and sleeps for real.
+	 * Parked it would count as load and as pressure of an idle machine. */
+	if (enq_flags & SCX_ENQ_LAST) {
+		t->yielded = 0;
+		count(enq_last);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns, 0);
+		return;
+	}
 	if (t->yielded) {
 		t->yielded = 0;
 		WRITE_ONCE(s->parked_ns, now);
