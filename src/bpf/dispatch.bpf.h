@@ -2,8 +2,9 @@
 /*
  * dispatch: a CPU needs work; the order in which it is looked for.
  *
- * Does:    1. HAND: workers that were chosen or rescued for this CPU, and what
- *             waits at a CPU that cannot serve it;
+ * Does:    1. HAND: workers that were chosen or rescued for this CPU, but not
+ *             twice in a row, or a crowd of them would shut out all else; and
+ *             what waits at a CPU that cannot serve it;
  *          2. the server, if it has to decide or was asked to run;
  *          3. the kernel-fair queue, if it is its turn;
  *          4. prev, if it still wants the CPU and its key is the earliest;
@@ -294,6 +295,15 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 	return true;
 }
 
+static __always_inline bool take_handed(struct umcg_pick *k)
+{
+	struct umcg_own *o = cpu_own(k->cpu);
+
+	o->handed = !o->handed && scx_bpf_dsq_nr_queued(HAND(k->cpu)) &&
+		    scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
+	return o->handed;
+}
+
 static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 {
 	struct umcg_pick k = {
@@ -314,9 +324,9 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	else if (t && t->kind == UMCG_K_SERVER)
 		wants = false;
 	if (w)
-		forced = request_stands(w);
+		forced = request_stands(w) || is_endless(k.c);
 
-	if (scx_bpf_dsq_nr_queued(HAND(cpu)) && scx_bpf_dsq_move_to_local(HAND(cpu), 0))
+	if (take_handed(&k))
 		return;
 	if (READ_ONCE(umcg_helpless) && take_stranded(&k, random_other(cpu)))
 		return;
@@ -326,17 +336,18 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
 		return;
 	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) &&
-	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
+	    (kernelq_turn(k.c, k.waiting) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
 		return;
 	if (w && !forced && prev_goes_on(&k, prev, t, w, kicked))
 		return;
 	if (take_here(&k))
 		return;
-	if (kernelq_take(k.c, cpu))
+	if (kernelq_take(k.c, cpu) || take_handed(&k))
 		return;
 	if (!wants && steal(&k))
 		return;
-	if (wants && !forced) {
+	/* A lone worker of a nohz_full CPU comes back by ENQ_LAST, see lone_slice(). */
+	if (wants && !forced && !(w && is_nohz(cpu))) {
 		count_on(k.c, refilled);
 		if (t)
 			t->yielded = 0;

@@ -24,7 +24,7 @@
 
 #include "record.bpf.h"
 
-#define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank, or owe */
+#define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
 #define HOG_NS (2 * NSEC_PER_MSEC)	/* quiet for so long: may be preempted */
 #define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
 #define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
@@ -65,6 +65,17 @@ static __always_inline u64 worker_slice(const struct umcg_worker *w)
 		return umcg_slice_ns;
 	}
 	return us * NSEC_PER_USEC;
+}
+
+/*
+ * For a worker that nobody waits behind. Where the tick can be stopped, a slice
+ * without end: the kernel stops it for no other. The timer looks there instead,
+ * see endless_sweep(); dispatch gives no such slice a new length, since the
+ * kernel looks at it only when a task is put on the CPU.
+ */
+static __always_inline u64 lone_slice(const struct umcg_worker *w, s32 cpu)
+{
+	return is_nohz(cpu) ? SCX_SLICE_INF : worker_slice(w);
 }
 
 static __always_inline u64 bias_of(const struct umcg_worker *w)
@@ -125,12 +136,19 @@ static __always_inline void clock_move(struct umcg_task *t, s32 cpu)
 	t->clock_cpu = cpu;
 }
 
-static __always_inline void place(struct umcg_task *t, s32 cpu)
+/*
+ * What it may owe is CPU time, so a light one owes more of virtual time: a slice
+ * of nice 19 is 400 ms of it, and a sleep of 1 us must not be a way out.
+ */
+static __always_inline void place(struct umcg_task *t, const struct umcg_worker *w,
+				  s32 cpu)
 {
 	u64 vnow = cpu_rec(cpu)->vnow;
+	u32 weight = w->weight ?: 100;
+	u64 debt = weight < 100 ? LAG_NS * 100 / weight : LAG_NS;
 
 	clock_move(t, cpu);
-	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + LAG_NS);
+	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + debt);
 }
 
 static __always_inline u64 key_of(const struct umcg_task *t,

@@ -24,13 +24,6 @@
 #include "preempt.bpf.h"
 #include "wake.bpf.h"
 
-static __always_inline bool may_run_on(const struct task_struct *p, s32 cpu)
-{
-	if (scx_bpf_task_cpu(p) == cpu)
-		return true;
-	return !p->migration_disabled && bpf_cpumask_test_cpu(cpu, p->cpus_ptr);
-}
-
 static __always_inline u32 park_home(const struct task_struct *p,
 				     struct umcg_worker *w, s32 cpu)
 {
@@ -94,7 +87,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	u64 key;
 
 	if (enq_flags & SCX_ENQ_WAKEUP)
-		place(t, home);
+		place(t, w, home);
 	else
 		clock_move(t, home);
 
@@ -141,7 +134,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	}
 	if (enq_flags & SCX_ENQ_LAST) {
 		count(enq_last);
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
 		return;
 	}
 	/* A kernel thread cut in: that is nobody's decision, it goes on after it. */
@@ -156,13 +149,13 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
 		mark_waker(bpf_get_smp_processor_id(), now);
 		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
-			place(t, cpu);
+			place(t, w, cpu);
 			count(direct);
-			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
 			return;
 		}
 		if (p->nr_cpus_allowed == 1 && umcg_order == UMCG_ORDER_FAIR) {
-			place(t, cpu);
+			place(t, w, cpu);
 			if (w->class_ == UMCG_CLASS_NORMAL && beaten(t, w, cpu, now)) {
 				c->preempting = 1;
 				count(preempt_wake);

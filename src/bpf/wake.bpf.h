@@ -22,11 +22,32 @@
 #include "server.bpf.h"
 
 #define BEATEN_TRIES 8
+#define SYNC_LOOK_NS (2 * NSEC_PER_MSEC)
 
 static __always_inline void mark_waker(s32 cpu, u64 now)
 {
 	if (in_task())
 		cpu_rec(cpu)->last_wake_ns = now;
+}
+
+/*
+ * Hand-overs keep the local queue filled, and the kernel asks dispatch only when
+ * it is empty: a pair that never stops would shut out all that dispatch alone
+ * serves. So they look for it now and then, and go through PARK while it waits.
+ */
+static __always_inline bool others_wait(s32 cpu, u64 now)
+{
+	struct umcg_own *o = cpu_own(cpu);
+	struct umcg_server *s;
+
+	if (now - o->looked_ns < SYNC_LOOK_NS)
+		return false;
+	s = server_rec(cpu);
+	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
+	    (s && READ_ONCE(s->must)))
+		return true;
+	o->looked_ns = now;
+	return false;
 }
 
 /* The waker is about to sleep and was short: hand the CPU over. */
@@ -46,7 +67,7 @@ static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
 	if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 		return false;
 	return !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(PARK(cpu));
+	       !scx_bpf_dsq_nr_queued(PARK(cpu)) && !others_wait(cpu, now);
 }
 
 static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
@@ -85,7 +106,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	}
 
 	if (w && sync_here(p, wake_flags, t, this_cpu, now)) {
-		place(t, this_cpu);
+		place(t, w, this_cpu);
 		count(sync_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 		return this_cpu;
@@ -94,15 +115,15 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags & ~SCX_WAKE_SYNC, &idle);
 	if (idle) {
 		if (w)
-			place(t, cpu);
+			place(t, w, cpu);
 		count(direct);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
-				   w ? worker_slice(w) : umcg_slice_ns, 0);
+				   w ? lone_slice(w, cpu) : umcg_slice_ns, 0);
 		return cpu;
 	}
 
 	if (w && umcg_order == UMCG_ORDER_FAIR && w->class_ == UMCG_CLASS_NORMAL) {
-		place(t, prev_cpu);
+		place(t, w, prev_cpu);
 		cpu = find_beaten(p, t, w, prev_cpu, now);
 		if (cpu >= 0) {
 			t->preempt = 1;
