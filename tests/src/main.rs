@@ -3,11 +3,14 @@
 //! `--list [--full]` prints `NAME BOOT SECONDS` per test: what shares a BOOT word
 //! shares a boot. With names it runs them in order and prints, for each, `start`
 //! and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
+//! `--load NAME` is what tests start as load.
 
 mod hammer_skel;
 mod harness;
+mod leak;
 mod load;
 mod tests;
+mod unkind;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,6 +20,11 @@ use harness::Verdict;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = &args[..]
+        && flag == "--load"
+    {
+        return unkind::main(name);
+    }
     if args.iter().any(|a| a == "--list") {
         let full = args.iter().any(|a| a == "--full");
         for t in tests::all().filter(|t| full || !t.full) {

@@ -1,7 +1,10 @@
 //! All tests, by what they are about.
 
+mod cpus;
 mod decide;
 mod hammer;
+mod hostile;
+mod kernel;
 mod life;
 mod share;
 mod storm;
@@ -81,6 +84,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         life::TESTS,
         usage::TESTS,
         storm::TESTS,
+        hostile::TESTS,
+        cpus::TESTS,
+        kernel::TESTS,
         share::TESTS,
         decide::TESTS,
         hammer::TESTS,
