@@ -24,7 +24,12 @@ pub const TESTS: &[Test] = &[
     ),
     short("vm_handing_over_starves_nobody", "hostile", 12, pipes),
     full("vm_full_crowd_of_hogs_is_no_stall", "crowd", 25, crowd::<0>),
-    short("vm_crowd_of_nice_hogs_is_no_stall", "crowd", 25, crowd::<1>),
+    full(
+        "vm_full_crowd_of_nice_hogs_is_no_stall",
+        "crowd",
+        25,
+        crowd::<1>,
+    ),
     timed("vm_nice_sleeper_pays_its_debt", "hostile", 10, debt),
     short(
         "vm_busy_kernel_thread_is_no_tyrant",
