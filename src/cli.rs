@@ -32,8 +32,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Tell, line by line, what this kernel has and lacks.
-    Doctor,
+    /// Tell, line by line, what this kernel has and lacks, or why a thread does not run.
+    Doctor {
+        /// Explain the thread with this id, of the running instance.
+        #[arg(long, value_name = "TID", allow_negative_numbers = true,
+              value_parser = clap::value_parser!(i32).range(1..))]
+        pid: Option<i32>,
+        /// Print JSON.
+        #[arg(long, requires = "pid")]
+        json: bool,
+    },
 }
 
 /// Flags of the daemon.
@@ -145,6 +153,36 @@ mod tests {
             let text = parse(&args).unwrap_err().to_string();
             assert!(
                 text.contains(value) && text.contains(range),
+                "{args:?}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn doctor_takes_a_thread_and_refuses_what_is_none() {
+        let doctor = |args: &[&str]| match parse(args)?.command {
+            Some(Command::Doctor { pid, json }) => Ok::<_, clap::Error>((pid, json)),
+            _ => panic!("{args:?} is no doctor"),
+        };
+        assert_eq!(doctor(&["doctor"]).unwrap(), (None, false));
+        let both = doctor(&["doctor", "--json", "--pid", "7"]).unwrap();
+        assert_eq!(both, (Some(7), true));
+        for (args, value, allowed) in [
+            (&["doctor", "--pid", "0"][..], "0", "1.."),
+            (&["doctor", "--pid", "-3"], "-3", "1.."),
+            (
+                &["doctor", "--pid", "99999999999"],
+                "99999999999",
+                "2147483647",
+            ),
+            (&["doctor", "--pid", "banana"], "banana", "invalid digit"),
+            (&["doctor", "--pid"], "--pid", "value is required"),
+            (&["doctor", "--json"], "--pid", "required"),
+            (&["status", "--pid", "1"], "--pid", "unexpected"),
+        ] {
+            let text = doctor(args).unwrap_err().to_string();
+            assert!(
+                text.contains(value) && text.contains(allowed),
                 "{args:?}: {text}"
             );
         }

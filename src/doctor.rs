@@ -1,5 +1,7 @@
 //! `scx_umcg doctor`: what this kernel has, and whether the scheduler can run.
 
+pub mod thread;
+
 use anyhow::Result;
 
 use crate::exit::Failure;

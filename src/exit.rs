@@ -22,6 +22,16 @@ pub enum Exit {
     Ejected = 6,
 }
 
+/// Panics print their place and message and no backtrace: reading debug information takes more
+/// heap than the fixed one that scx_rustland_core makes, and running out of it while the panic
+/// is printed hangs the process. First call of every program that links that allocator.
+pub fn plain_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        eprintln!("bug: thread {:?}: {info}", thread.name().unwrap_or("?"));
+    }));
+}
+
 /// An expected failure: one sentence for a person, one code for a script.
 #[derive(Debug)]
 pub struct Failure {

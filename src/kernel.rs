@@ -44,6 +44,11 @@ fn field(of: &str, name: &str) -> bool {
     compat::struct_has_field(of, name).unwrap_or(false)
 }
 
+/// Does this kernel call a scheduler's `name`?
+pub fn calls(name: &str) -> bool {
+    field("sched_ext_ops", name)
+}
+
 /// Everything that matters, in the order in which `doctor` prints it.
 pub fn features() -> Vec<Feature> {
     let feature = |name, found, required, note| Feature {

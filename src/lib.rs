@@ -15,6 +15,7 @@ pub mod runfile;
 pub mod shared;
 pub mod stats;
 pub mod status;
+pub mod waits;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use scx_umcg::cli::{Cli, Command};
 use scx_umcg::{agent, doctor, exit, stats, status};
 
 fn main() -> ExitCode {
+    exit::plain_panics();
     let cli = Cli::parse();
     init_log(cli.run.verbose);
     match dispatch(&cli) {
@@ -27,7 +28,11 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Status { json }) => return status::run(*json),
-        Some(Command::Doctor) => return doctor::run(),
+        Some(Command::Doctor { pid: None, .. }) => return doctor::run(),
+        Some(Command::Doctor {
+            pid: Some(tid),
+            json,
+        }) => return doctor::thread::run(*tid, *json),
         None => {}
     }
     if cli.run.version {

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
-use umcg::record::{Cpu, Server, Worker};
+use umcg::record::{Cpu, Server, WAIT_BUCKETS, Worker};
+
+use crate::waits::Hist;
 
 /// A shared mapping of an array map whose values are `T`s.
 #[derive(Debug)]
@@ -87,6 +89,18 @@ impl Shared {
             .iter()
             .map(|c| c.cnt[which].load(umcg::sync::Ordering::Relaxed))
             .sum()
+    }
+
+    /// Waits of one tier, over all CPUs.
+    pub fn waits(&self, tier: usize) -> Hist {
+        let cells = tier * WAIT_BUCKETS..(tier + 1) * WAIT_BUCKETS;
+        let mut hist = Hist::default();
+        for cpu in self.cpus() {
+            for (sum, cell) in hist.0.iter_mut().zip(&cpu.waits[cells.clone()]) {
+                *sum += cell.load(umcg::sync::Ordering::Relaxed);
+            }
+        }
+        hist
     }
 
     /// The servers in use.

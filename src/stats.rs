@@ -1,5 +1,6 @@
 //! Statistics, served by the protocol of the scx schedulers.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::index;
 use crate::shared::Shared;
+use crate::waits::{TIERS, TierWaits};
 
 /// What a running instance did, per interval; gauges are as of now.
 #[stat_doc]
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub waiting: u64,
     #[stat(desc = "Times the kernel ejected this agent")]
     pub ejections: u64,
+    #[stat(desc = "How long workers waited for a CPU, by tier")]
+    pub waits: BTreeMap<String, TierWaits>,
 }
 
 impl Metrics {
@@ -80,6 +84,9 @@ impl Metrics {
             idle_work_ns: sum(index::idle_work_ns),
             waiting: waiting(shared),
             ejections,
+            waits: (TIERS.iter().enumerate())
+                .map(|(tier, name)| ((*name).to_owned(), (&shared.waits(tier)).into()))
+                .collect(),
         }
     }
 
@@ -106,10 +113,17 @@ impl Metrics {
             idle_work_ns: d(self.idle_work_ns, before.idle_work_ns),
             waiting: self.waiting,
             ejections: self.ejections,
+            waits: (self.waits.iter())
+                .map(|(tier, now)| {
+                    let then = before.waits.get(tier).map(TierWaits::hist);
+                    let hist = now.hist().since(&then.unwrap_or_default());
+                    (tier.clone(), (&hist).into())
+                })
+                .collect(),
         }
     }
 
-    /// One line for a terminal.
+    /// One line for a terminal, and one for the waits, p50/p99/max of each tier that had any.
     pub fn format<W: Write>(&self, out: &mut W) -> io::Result<()> {
         let share = |n: u64| n as f64 * 100.0 / self.contended.max(1) as f64;
         let cpu = self.server_ns as f64 * 100.0 / (self.busy_ns + self.server_ns).max(1) as f64;
@@ -129,6 +143,20 @@ impl Metrics {
             cpu,
             self.waiting,
             self.rescued,
+        )?;
+        let waits: Vec<_> = (TIERS.iter())
+            .filter_map(|tier| Some((tier, self.waits.get(*tier)?)))
+            .filter(|(_, waits)| waits.count > 0)
+            .map(|(tier, waits)| format!("{tier} {}", waits.compact()))
+            .collect();
+        writeln!(
+            out,
+            "[scx_umcg] waits p50/p99/max: {}",
+            if waits.is_empty() {
+                "none".to_owned()
+            } else {
+                waits.join("  ")
+            }
         )
     }
 }
@@ -162,6 +190,7 @@ pub fn server_data() -> StatsServerData<(), Metrics> {
     });
     StatsServerData::new()
         .add_meta(Metrics::meta())
+        .add_meta(TierWaits::meta())
         .add_ops("top", StatsOps { open, close: None })
 }
 
@@ -196,6 +225,28 @@ mod tests {
         };
         let delta = now.delta(&before);
         assert_eq!((delta.switches, delta.waiting), (7, 3));
+    }
+
+    #[test]
+    fn delta_of_waits_is_what_the_interval_had() {
+        let metrics = |first, second| {
+            let hist = crate::waits::Hist(std::array::from_fn(|i| match i {
+                0 => first,
+                5 => second,
+                _ => 0,
+            }));
+            Metrics {
+                waits: [("normal".to_owned(), (&hist).into())].into(),
+                ..Default::default()
+            }
+        };
+        let delta = metrics(1000, 7).delta(&metrics(1000, 3));
+        let waits = &delta.waits["normal"];
+        assert_eq!((waits.count, waits.p50_us), (4, 32.768));
+        let mut line = Vec::new();
+        delta.format(&mut line).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.ends_with("max: normal 33us/33us/33us\n"), "{line}");
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! `scx_umcg status`: reads the records itself, so it needs no answer from the agent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapHandle};
 use serde::Serialize;
-use umcg::sync::Ordering::Relaxed;
+use umcg::record::Worker;
+use umcg::sync::Ordering::{Acquire, Relaxed};
+use umcg::sync::fence;
 use umcg::word::{self, State, Word};
 
 use crate::agent::server::now_ns;
@@ -15,6 +18,10 @@ use crate::exit::{Exit, Failure};
 use crate::kernel;
 use crate::runfile::RunFile;
 use crate::shared::{Mapping, Shared};
+use crate::waits::{TIERS, TierWaits};
+
+/// How many rescued workers are named.
+pub const SHOWN: usize = 8;
 
 /// Who orders the workers right now.
 #[derive(Debug, Serialize)]
@@ -47,6 +54,56 @@ pub struct CpuStatus {
     pub staged: usize,
 }
 
+/// A worker, as a person knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Who {
+    /// Thread id.
+    pub pid: i32,
+    /// Its name, empty when it has ended meanwhile.
+    pub comm: String,
+}
+
+impl Who {
+    fn new(pid: i32) -> Self {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Self {
+            pid,
+            comm: comm.trim_end().to_owned(),
+        }
+    }
+}
+
+/// The worker that has waited for the longest time, of those that wait now.
+#[derive(Debug, Serialize)]
+pub struct LongestWait {
+    /// Who waits.
+    #[serde(flatten)]
+    pub who: Who,
+    /// The CPU that it was last parked on.
+    pub cpu: usize,
+    /// For how long, in ms.
+    pub ms: f64,
+}
+
+/// A worker that the relief valve released.
+#[derive(Debug, Serialize)]
+pub struct RescuedWorker {
+    /// Who it was.
+    #[serde(flatten)]
+    pub who: Who,
+    /// How often.
+    pub times: u32,
+}
+
+/// What the relief valve had to do.
+#[derive(Debug, Serialize)]
+pub struct Rescued {
+    /// Releases since the attachment.
+    pub total: u64,
+    /// The workers that live still and were released most often, at most [`SHOWN`].
+    pub workers: Vec<RescuedWorker>,
+}
+
 /// Everything that `status` shows.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -67,8 +124,14 @@ pub struct Status {
     pub ejections: u64,
     /// Longest time that a CPU idled beside a worker it then ran, in ns.
     pub max_idle_work_ns: u64,
+    /// Who waits for the longest time now; none if nobody waits.
+    pub longest_wait: Option<LongestWait>,
+    /// Workers that had to be released.
+    pub rescued: Rescued,
     /// Per CPU.
     pub cpus: Vec<CpuStatus>,
+    /// How long workers waited for a CPU since it attached, by tier.
+    pub waits: BTreeMap<&'static str, TierWaits>,
     /// All counters by name.
     pub counters: serde_json::Map<String, serde_json::Value>,
 }
@@ -138,20 +201,54 @@ fn mode(file: &RunFile, shared: &Shared, now: u64) -> Mode {
     }
 }
 
-fn cpu_status(shared: &Shared, cpu: usize, now: u64) -> CpuStatus {
-    let (record, server) = (&shared.cpus()[cpu], &shared.servers()[cpu]);
-    let mut waiting = 0;
-    let mut longest = 0u64;
-    for w in shared.workers.records() {
-        let word = Word(w.word.load(Relaxed));
-        if word.state() == Some(State::Runnable)
-            && w.gen_.load(Relaxed) & 1 == 1
-            && w.home.load(Relaxed) as usize == cpu
-        {
-            waiting += 1;
-            longest = longest.max(now.saturating_sub(w.since_ns.load(Relaxed)));
+/// What one look at all records tells about those who wait or waited too long.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Workers that wait, and the longest of their waits in ns, by CPU.
+    cpus: Vec<(u64, u64)>,
+    /// (ns, thread id, CPU) of the longest wait of all.
+    longest: Option<(u64, i32, usize)>,
+    /// (times, thread id) of those that were released.
+    rescued: Vec<(u32, i32)>,
+}
+
+impl Scan {
+    fn of<'a>(workers: impl IntoIterator<Item = &'a Worker>, nr_cpus: usize, now: u64) -> Self {
+        let mut scan = Self {
+            cpus: vec![(0, 0); nr_cpus],
+            ..Self::default()
+        };
+        for w in workers {
+            let generation = w.gen_.load(Acquire);
+            if generation & 1 == 0 {
+                continue;
+            }
+            let pid = w.pid.load(Relaxed);
+            let waits = Word(w.word.load(Relaxed)).state() == Some(State::Runnable);
+            let wait = now.saturating_sub(w.since_ns.load(Relaxed));
+            let home = w.home.load(Relaxed) as usize;
+            let rescues = w.rescues.load(Relaxed);
+            fence(Acquire);
+            if w.gen_.load(Relaxed) != generation {
+                continue; // given to another thread while we looked
+            }
+            if rescues > 0 {
+                scan.rescued.push((rescues, pid));
+            }
+            if let (true, Some(cpu)) = (waits, scan.cpus.get_mut(home)) {
+                *cpu = (cpu.0 + 1, cpu.1.max(wait));
+                scan.longest = scan.longest.max(Some((wait, pid, home)));
+            }
         }
+        scan.rescued.sort_by(|a, b| b.cmp(a));
+        scan.rescued.truncate(SHOWN);
+        scan
     }
+}
+
+fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64)) -> CpuStatus {
+    let (record, server) = (&shared.cpus()[cpu], &shared.servers()[cpu]);
+    let (waiting, longest) = waits;
     let running = match record.cur_idx.load(Relaxed) as usize {
         _ if record.offline.load(Relaxed) != 0 => "offline".to_owned(),
         0 if record.idle_since_ns.load(Relaxed) != 0 => "idle".to_owned(),
@@ -172,13 +269,13 @@ fn cpu_status(shared: &Shared, cpu: usize, now: u64) -> CpuStatus {
     }
 }
 
-/// Reads everything; an error says why there is nothing to read.
-pub fn read() -> Result<Status> {
+/// The instance that runs, for the command `what`; an error says why there is none to look at.
+pub fn running(what: &str) -> Result<RunFile> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let uid = unsafe { libc::geteuid() };
     if uid != 0 {
         let text = format!(
-            "cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg status`"
+            "cannot read BPF maps: running as uid {uid}; needs root; try `sudo scx_umcg {what}`"
         );
         return Err(Failure::new(Exit::Privilege, text).into());
     }
@@ -192,9 +289,15 @@ pub fn read() -> Result<Status> {
         };
         return Err(Failure::new(Exit::Unexpected, text).into());
     };
+    Ok(file)
+}
+
+/// Reads everything; an error says why there is nothing to read.
+pub fn read() -> Result<Status> {
+    let file = running("status")?;
     let shared = open_shared(&file)?;
     let now = now_ns();
-    let nr_cpus = shared.nr_cpus;
+    let scan = Scan::of(shared.workers.records(), shared.nr_cpus, now);
     Ok(Status {
         mode: mode(&file, &shared, now),
         pid: file.pid,
@@ -206,8 +309,25 @@ pub fn read() -> Result<Status> {
             .map(|c| c.max_idle_work_ns.load(Relaxed))
             .max()
             .unwrap_or(0),
-        cpus: (0..nr_cpus)
-            .map(|cpu| cpu_status(&shared, cpu, now))
+        longest_wait: scan.longest.map(|(ns, pid, cpu)| LongestWait {
+            who: Who::new(pid),
+            cpu,
+            ms: ns as f64 / 1e6,
+        }),
+        rescued: Rescued {
+            total: shared.counter(index::rescued),
+            workers: (scan.rescued.iter())
+                .map(|&(times, pid)| RescuedWorker {
+                    who: Who::new(pid),
+                    times,
+                })
+                .collect(),
+        },
+        cpus: (scan.cpus.iter().enumerate())
+            .map(|(cpu, &waits)| cpu_status(&shared, cpu, waits))
+            .collect(),
+        waits: (TIERS.iter().enumerate())
+            .map(|(tier, name)| (*name, (&shared.waits(tier)).into()))
             .collect(),
         counters: COUNTERS
             .iter()
@@ -249,7 +369,7 @@ impl Status {
             self.counter(index::contended),
         );
         println!(
-            "switches={} direct={} stolen={} activations={} preempted={} rescued={}",
+            "switches={} direct={} stolen={} activations={} preempted={}",
             self.counter(index::switches),
             self.counter(index::direct),
             self.counter(index::stolen),
@@ -257,8 +377,8 @@ impl Status {
             self.counter(index::preempt_wake)
                 + self.counter(index::preempt_tick)
                 + self.counter(index::preempt_forced),
-            self.counter(index::rescued),
         );
+        self.print_waits();
         println!(
             "{:>4} {:>8} {:>8} {:>10} {:>7} {:>7}  server",
             "cpu", "running", "waiting", "longest", "unread", "staged"
@@ -272,6 +392,27 @@ impl Status {
     }
 }
 
+impl Status {
+    fn print_waits(&self) {
+        match &self.longest_wait {
+            Some(w) => println!(
+                "longest wait: {:.1} ms by {} ({}) on cpu {}",
+                w.ms, w.who.pid, w.who.comm, w.cpu
+            ),
+            None => println!("longest wait: nobody waits"),
+        }
+        let names: Vec<_> = (self.rescued.workers.iter())
+            .map(|w| format!("{} ({}) {}x", w.who.pid, w.who.comm, w.times))
+            .collect();
+        let names = if names.is_empty() {
+            "none of those that live".to_owned()
+        } else {
+            names.join(", ")
+        };
+        println!("rescued: {}; {names}", self.rescued.total);
+    }
+}
+
 /// The command.
 pub fn run(json: bool) -> Result<()> {
     let status = read()?;
@@ -281,4 +422,43 @@ pub fn run(json: bool) -> Result<()> {
         status.print();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(state: State, pid: i32, home: u32, since: u64, rescues: u32) -> Worker {
+        let w = Worker::new();
+        w.gen_.store(1, Relaxed);
+        w.word.store(state as u64, Relaxed);
+        w.pid.store(pid, Relaxed);
+        w.home.store(home, Relaxed);
+        w.since_ns.store(since, Relaxed);
+        w.rescues.store(rescues, Relaxed);
+        w
+    }
+
+    #[test]
+    fn scan_finds_the_longest_wait_and_each_cpu_s_own() {
+        let workers = [
+            worker(State::Runnable, 11, 0, 700, 0),
+            worker(State::Runnable, 12, 1, 400, 2),
+            worker(State::Runnable, 13, 1, 900, 5),
+            worker(State::Blocked, 14, 0, 1, 0),
+            worker(State::Runnable, 15, 9, 1, 0),
+        ];
+        let free = worker(State::Runnable, 16, 0, 1, 3);
+        free.gen_.store(2, Relaxed);
+        let scan = Scan::of(workers.iter().chain([&free]), 2, 1000);
+        assert_eq!(scan.cpus, [(1, 300), (2, 600)]);
+        assert_eq!(scan.longest, Some((600, 12, 1)));
+        assert_eq!(scan.rescued, [(5, 13), (2, 12)]);
+    }
+
+    #[test]
+    fn scan_of_nobody_has_no_longest_wait() {
+        let idle = worker(State::Running, 1, 0, 0, 0);
+        assert_eq!(Scan::of([&idle], 1, 5).longest, None);
+    }
 }

@@ -99,7 +99,7 @@ pub struct Facts {
     pub avg_ns: u32,
     /// CPU time since it last slept; so it is 0 at a `block`.
     pub burst_ns: u32,
-    /// Its weight in the kernel, 100 = nice 0.
+    /// Its share against others on its CPU, by nice value and cgroups; 100 = nice 0 in the root.
     pub weight: u32,
     /// Its place in the kernel's order: virtual time or arrival. Wraps; compare by difference.
     pub key: u64,

@@ -127,6 +127,9 @@ fn configure(
 
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
+    if !crate::kernel::calls("cgroup_set_idle") {
+        ops.cgroup_set_idle = std::ptr::null_mut();
+    }
     ops.flags = *compat::SCX_OPS_ENQ_LAST
         | *compat::SCX_OPS_ENQ_EXITING
         | *compat::SCX_OPS_ENQ_MIGRATION_DISABLED

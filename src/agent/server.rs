@@ -322,8 +322,8 @@ fn enter_sched_ext() -> Result<()> {
     Ok(())
 }
 
-/// BPF_PROG_RUN of a SYSCALL program with `call` as its argument.
-pub fn run_program(prog: &OwnedFd, call: &mut umcg::intf::umcg_call) -> Result<()> {
+/// BPF_PROG_RUN of a SYSCALL program with `call`, a struct of `intf.h`, as its argument.
+pub fn run_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> Result<()> {
     let mut opts = libbpf_rs::libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_test_run_opts>() as libbpf_rs::libbpf_sys::size_t,
         ctx_in: (&raw mut *call).cast(),

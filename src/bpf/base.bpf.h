@@ -46,13 +46,7 @@ const volatile u64 umcg_nohz[UMCG_MAX_CPUS / 64];
 const volatile u32 umcg_records = UMCG_MAX_WORKERS;	/* fewer in tests */
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 
-/* Queues: four per CPU, named (kind << 16) | cpu. */
-enum umcg_queue {
-	UMCG_Q_PARK = 1,	/* waiting workers by key */
-	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
-	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
-	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
-};
+/* Names of the queues of enum umcg_queue. */
 #define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))
 #define PARK(cpu) UMCG_Q(UMCG_Q_PARK, cpu)
 #define HAND(cpu) UMCG_Q(UMCG_Q_HAND, cpu)
@@ -61,13 +55,18 @@ enum umcg_queue {
 
 struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
 
+/* umcg_cpu.hand: what dispatch knows of HAND without asking it; see take_hand(). */
+enum umcg_hand {
+	HAND_EMPTY,
+	HAND_MAYBE,		/* somebody may wait there */
+	HAND_TAKEN,		/* and the last pick was from there */
+};
+
 /* What BPF alone keeps per CPU. */
 struct umcg_own {
-	u64 looked_ns;		/* a hand-over last looked for what only dispatch serves */
 	u64 swept_ns;		/* relief last walked PARK */
 	u64 oldest_ns;		/* the longest wait that it found */
 	u64 quantum_ns;		/* the timer's, for who runs here now; ~0 = none */
-	u32 handed;		/* the last pick was from HAND */
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];

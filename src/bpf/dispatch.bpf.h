@@ -23,6 +23,7 @@
 #ifndef __UMCG_DISPATCH_BPF_H
 #define __UMCG_DISPATCH_BPF_H
 
+#include "explain.bpf.h"
 #include "park.bpf.h"
 
 #define TAKE_TRIES 4
@@ -69,12 +70,48 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	struct bpf_iter_scx_dsq it;
 	bool moved = false;
 
-	if (!p || !may_run_on(p, k->cpu))
+	if (!p)
 		return false;
+	if (!may_run_on(p, k->cpu)) {
+		refused(w, k->now, k->cpu, p->migration_disabled ?
+			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
+		return false;
+	}
 	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
 		moved = scx_bpf_dsq_move___new(&it, p, HAND(k->cpu), 0);
 	bpf_iter_scx_dsq_destroy(&it);
-	return moved && scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
+	if (!moved) {
+		refused(w, k->now, k->cpu, UMCG_R_QUEUE);
+		return false;
+	}
+	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0))
+		return true;
+	WRITE_ONCE(k->c->hand, HAND_MAYBE);
+	return false;
+}
+
+/*
+ * HAND is mostly empty, and asking it costs a hash look-up. Its hint is raised
+ * after each move to it, and lowered here before it is looked at: a raised one may
+ * be wrong, a lowered one never is. pairs with relief_sweep(), hand_over() and
+ * server_send(). Not twice in a row: after a pick from HAND all else has its turn.
+ */
+static __always_inline bool take_hand(struct umcg_pick *k)
+{
+	u32 hand = READ_ONCE(k->c->hand);
+
+	if (!hand)
+		return false;
+	WRITE_ONCE(k->c->hand, hand == HAND_TAKEN ? HAND_MAYBE : HAND_EMPTY);
+	if (hand == HAND_TAKEN)
+		return false;
+	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0)) {
+		WRITE_ONCE(k->c->hand, HAND_TAKEN);
+		return true;
+	}
+	if (scx_bpf_dsq_nr_queued(HAND(k->cpu)))
+		WRITE_ONCE(k->c->hand, HAND_MAYBE);
+	return false;
 }
 
 /* Staged for the very stint that @word, w's word, is about. */
@@ -109,8 +146,10 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 			continue;
 		}
 		claim = claim_value(home, word);
-		if (!claim_try(w, claim))
+		if (!claim_try(w, claim)) {
+			refused(w, k->now, k->cpu, UMCG_R_CLAIM);
 			continue;
+		}
 		if (hand_over(k, w, idx))
 			return true;
 		claim_release(w, claim);
@@ -164,6 +203,7 @@ static __always_inline u32 head_or_choice(struct umcg_pick *k)
 		return NEXT_BOTH;
 	if (key_before(key + LAG_NS, w->key)) {
 		count_on(k->c, ring_head);
+		refused(w, k->now, k->cpu, UMCG_R_PASSED);
 		return NEXT_HEAD;
 	}
 	return NEXT_CHOICE;
@@ -217,7 +257,7 @@ static __always_inline s32 random_other(s32 cpu)
 
 static __always_inline bool steal(struct umcg_pick *k)
 {
-	s32 other = k->cpu;
+	s32 other = k->cpu, waiting;
 	int i;
 
 	bpf_for(i, 1, STEAL_TRIES) {
@@ -227,18 +267,40 @@ static __always_inline bool steal(struct umcg_pick *k)
 			other = 0;
 		if (take_stranded(k, other))
 			return true;
-		if (scx_bpf_dsq_nr_queued(KERNELQ(other)) && kernelq_take(k->c, other))
+		if (READ_ONCE(cpu_rec(other)->kernel) && kernelq_take(k->c, other))
 			return true;
 		if (!pending_any())
 			continue;
-		if ((umcg_staged && scx_bpf_dsq_nr_queued(PARK(other)) > 1 &&
-		     take_staged(k, other)) ||
+		waiting = scx_bpf_dsq_nr_queued(PARK(other));
+		if (waiting <= 0)
+			continue;
+		if ((umcg_staged && waiting > 1 && take_staged(k, other)) ||
 		    scx_bpf_dsq_move_to_local(PARK(other), 0)) {
 			count_on(k->c, stolen);
 			return true;
 		}
+		/* The kernel skips who may not run here and says no more. */
+		refused_queue(other, k->now, k->cpu);
 	}
 	return false;
+}
+
+/*
+ * Is more waiting for CPU @other than for this one? By number; with cgroups by
+ * weight, what runs there included: two hogs of a heavy cgroup on one CPU, two of
+ * a light one on the other, would else stay so. A 16th is noise of the averages.
+ */
+static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
+{
+	struct umcg_cpu *oc = cpu_rec(other);
+	s32 there = scx_bpf_dsq_nr_queued(PARK(other));
+	u64 mine, theirs;
+
+	if (!umcg_grouped || there <= 0)
+		return there > (s32)k->waiting;
+	mine = READ_ONCE(k->c->parked_weight) + k->c->cur_weight;
+	theirs = READ_ONCE(oc->parked_weight) + (oc->cur_idx ? oc->cur_weight : 0);
+	return theirs > mine + mine / 16;
 }
 
 /* A neighbour with a longer queue: hogs rotate, so that n of them share fairly. */
@@ -249,8 +311,7 @@ static __always_inline bool rotate(struct umcg_pick *k)
 	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
 		return false;
 	other = random_other(k->cpu);
-	if (scx_bpf_dsq_nr_queued(PARK(other)) <= (s32)k->waiting ||
-	    !scx_bpf_dsq_move_to_local(PARK(other), 0))
+	if (!is_longer(k, other) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
 		return false;
 	count_on(k->c, rotated);
 	return true;
@@ -295,15 +356,6 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 	return true;
 }
 
-static __always_inline bool take_handed(struct umcg_pick *k)
-{
-	struct umcg_own *o = cpu_own(k->cpu);
-
-	o->handed = !o->handed && scx_bpf_dsq_nr_queued(HAND(k->cpu)) &&
-		    scx_bpf_dsq_move_to_local(HAND(k->cpu), 0);
-	return o->handed;
-}
-
 static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 {
 	struct umcg_pick k = {
@@ -326,7 +378,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	if (w)
 		forced = request_stands(w) || is_endless(k.c);
 
-	if (take_handed(&k))
+	if (take_hand(&k))
 		return;
 	if (READ_ONCE(umcg_helpless) && take_stranded(&k, random_other(cpu)))
 		return;
@@ -335,14 +387,14 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		k.c->want = 0;
 	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
 		return;
-	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) &&
+	if (kernelq_waits(k.c, cpu) &&
 	    (kernelq_turn(k.c, k.waiting) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
 		return;
 	if (w && !forced && prev_goes_on(&k, prev, t, w, kicked))
 		return;
 	if (take_here(&k))
 		return;
-	if (kernelq_take(k.c, cpu) || take_handed(&k))
+	if ((READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu)) || take_hand(&k))
 		return;
 	if (!wants && steal(&k))
 		return;

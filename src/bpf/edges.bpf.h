@@ -15,6 +15,7 @@
 #define __UMCG_EDGES_BPF_H
 
 #include "dispatch.bpf.h"
+#include "waits.bpf.h"
 
 #define MIN_LEFT_NS (200 * NSEC_PER_USEC)	/* less is not worth a switch */
 
@@ -31,6 +32,8 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 		return;
 	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
 		return;
+	if (t->group)
+		group_enter(t, p);
 	now = umcg_now();
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
@@ -60,20 +63,26 @@ static __always_inline void running_worker(struct task_struct *p,
 					   struct umcg_cpu *c, s32 cpu, u64 now)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	u64 old, since;
+	u64 old, since, flags = 0;
+	u32 weight;
 
 	if (!w)
 		return;
 	since = w->since_ns;
 	/* An attribute change of the running task restores it here: no edge. */
 	if (word_state(READ_ONCE(w->word)) != UMCG_RUNNING) {
+		if (t->rescued) {
+			t->rescued = 0;
+			w->rescues++;
+			flags = UMCG_F_RESCUED;
+		}
 		old = word_move(&w->word, &w->since_ns,
 				FROM(UMCG_RUNNABLE) | FROM(UMCG_NONE),
-				UMCG_RUNNING | (t->rescued ? UMCG_F_RESCUED : 0),
-				now);
-		t->rescued = 0;
-		if (word_state(old) == UMCG_RUNNABLE && now > since)
+				UMCG_RUNNING | flags, now);
+		if (word_state(old) == UMCG_RUNNABLE && now > since) {
 			w->wait_ns += now - since;
+			wait_count(c, p, w, old, now - since);
+		}
 		count_on(c, switches);
 	}
 	claim_drop(w);
@@ -84,8 +93,9 @@ static __always_inline void running_worker(struct task_struct *p,
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
-	w->weight = worker_weight(p, w);
-	publish_current(c, t, w, w->weight, now);
+	weight = worker_weight(p, t, w);
+	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
+	publish_current(c, t, w, weight, now);
 }
 
 static __always_inline void edge_running(struct task_struct *p)
@@ -181,7 +191,7 @@ static __always_inline u64 block_flags(struct task_struct *p)
 	if (p->__state & (__TASK_STOPPED | __TASK_TRACED))
 		return UMCG_F_STOPPED;
 	regs = (struct pt_regs *)bpf_task_pt_regs(p);
-	return regs && (s64)BPF_CORE_READ(regs, orig_ax) == -1 ? UMCG_F_FAULT : 0;
+	return regs && (s64)regs->orig_ax == -1 ? UMCG_F_FAULT : 0;
 }
 
 static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
@@ -207,6 +217,8 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 	if (!(deq_flags & SCX_DEQ_SLEEP))
 		return;
 
+	if (t->counted)
+		group_leave(t);
 	burst_end(t, w);
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);

@@ -7,7 +7,7 @@
  *             set its idle bit, and kicks itself while it is above zero;
  *          3. the timer looks at idle CPUs once more.
  * State:   umcg_pending, umcg_task.pending, umcg_cpu.idle_*.
- * Called from: enqueue, running, dequeue, update_idle, dispatch, timer.
+ * Called from: enqueue, running, quiescent, update_idle, dispatch, timer.
  * Races:   enqueue on A                | CPU B goes idle
  *            pending++ (full barrier)  |   idle bit set
  *            idle bit of B?            |   full barrier
@@ -42,6 +42,21 @@ static __always_inline void pending_lower(struct umcg_task *t)
 		return;
 	t->pending = 0;
 	__sync_fetch_and_add(&umcg_pending, -1);
+	if (t->parked_weight) {
+		__sync_fetch_and_sub(&cpu_rec(t->parked_cpu)->parked_weight,
+				     (u64)t->parked_weight);
+		t->parked_weight = 0;
+	}
+}
+
+/* Only where cgroups make weights differ: rotate() compares loads then. */
+static __always_inline void parked_weigh(struct umcg_task *t, s32 cpu, u32 weight)
+{
+	if (t->parked_weight)
+		return;
+	t->parked_cpu = cpu;
+	t->parked_weight = weight;
+	__sync_fetch_and_add(&cpu_rec(cpu)->parked_weight, (u64)weight);
 }
 
 static __always_inline bool pending_any(void)

@@ -93,21 +93,40 @@ struct umcg_worker {
 	s32 pid;
 	u32 avg_ns;		/* EWMA of the CPU time between two sleeps */
 	u32 burst_ns;		/* CPU time since it last slept */
+	u32 rescues;		/* how often the relief valve released it */
 
 	u64 claim __attribute__((aligned(64)));
 	u64 request;
 	u32 queued;		/* 0, or 1 + the server that owns the link */
 	u32 next;		/* index of the next worker on the list, 0 = end */
 	u32 home;		/* server it was last parked on */
-	u32 weight;		/* 1..10000, 100 = nice 0 */
+	u32 weight;		/* 1..10000, 100 = nice 0 in the root cgroup */
 	u32 told_avg_ns;	/* avg_ns when the agent was last told */
 	u32 class_;		/* enum umcg_class, from its scheduling policy */
+	u64 refused;		/* the last take of it that failed, enum umcg_refusal */
 
 	s64 bias_ns __attribute__((aligned(64)));	/* added to the key */
 	u64 own_key;		/* the key itself where the policy orders alone */
 	u32 weight_pct;		/* scales the weight, 0 = 100 % */
 	u32 slice_us;		/* 0 = the default slice */
 	u32 told_gen;		/* generation that the agent wrote these for */
+};
+
+/*
+ * A take that failed, in one u64: time like a word's, then 12 bits of the CPU that
+ * tried, then the reason. For people: nothing decides by it, and what was
+ * written last stands.
+ */
+enum umcg_refusal {
+	UMCG_R_AFFINITY = 1,	/* it may not run on that CPU */
+	UMCG_R_MIGRATION = 2,	/* it may not leave its CPU now */
+	UMCG_R_CLAIM = 3,	/* another server had claimed it */
+	UMCG_R_QUEUE = 4,	/* it was not on its queue yet, or not any more */
+	UMCG_R_PASSED = 5,	/* staged, but the queue's head was much earlier */
+	UMCG_R_UNFIT = 6,	/* umcg_cpu.unfit: nobody there may run on that CPU */
+	UMCG_R_MASK = 0xf,
+	UMCG_R_CPU_SHIFT = 4,
+	UMCG_R_TIME_SHIFT = 16,
 };
 
 enum umcg_class {
@@ -228,6 +247,7 @@ struct umcg_server {
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
 	X(anonymous, "enqueues of tasks without a record")					\
+	X(group_fail, "cgroups without a record, counted as their parent")	\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
 	X(enq_last, "enqueues as the last runnable task")			\
@@ -241,6 +261,25 @@ enum umcg_counter {
 	UMCG_NR_COUNTERS
 };
 
+/*
+ * Waits from RUNNABLE to RUNNING, counted by who waited. A wake-up is counted by
+ * the weight of its task; one that was pushed off its CPU waits for its turn, which
+ * says nothing about latency, and has a tier of its own whatever its weight.
+ */
+enum umcg_tier {
+	UMCG_TIER_HIGH = 0,	/* woken, nice < 0 */
+	UMCG_TIER_NORMAL = 1,	/* woken, nice 0 */
+	UMCG_TIER_LOW = 2,	/* woken, nice > 0 or SCHED_BATCH */
+	UMCG_TIER_IDLE = 3,	/* woken, SCHED_IDLE */
+	UMCG_TIER_PREEMPTED = 4,	/* preempted, or gave its CPU up */
+	UMCG_NR_TIERS = 5,
+};
+
+enum umcg_waits {
+	UMCG_WAIT_SHIFT = 10,	/* bucket 0: less than 1024 ns; each further: twice */
+	UMCG_WAIT_BUCKETS = 28,	/* the last: 68 s and more */
+};
+
 /* Per-CPU record: BPF writes it, `status` maps it read-only. */
 struct umcg_cpu {
 	/* the worker that runs here; read by wakers on other CPUs */
@@ -248,7 +287,7 @@ struct umcg_cpu {
 	u64 cur_start_ns;
 	u64 cur_quiet_ns;
 	u64 last_wake_ns;	/* the running task last woke somebody */
-	u32 cur_weight;
+	u32 cur_weight;		/* with 10 more bits than umcg_worker.weight */
 	u32 cur_avg_ns;
 	u32 cur_burst_ns;
 	u32 cur_idx;		/* record of the running worker, 0 = none */
@@ -271,11 +310,51 @@ struct umcg_cpu {
 	u32 idle_tries;
 	u32 kick_idx;		/* whom the last kick was for, 0 = nobody */
 	u32 offline;
+	u32 hand;		/* 0 = HAND holds nobody; see take_hand() */
+	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
 	u64 act_ns;		/* last activation of the server here */
+	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
+	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
+	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
 };
 
-/* Argument of the SYSCALL programs. */
+/* Queues: four per CPU, named (kind << 16) | cpu. */
+enum umcg_queue {
+	UMCG_Q_PARK = 1,	/* waiting workers by key */
+	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
+	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
+	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
+};
+
+/* What a task is to the scheduler. */
+enum umcg_kind {
+	UMCG_K_WORKER,
+	UMCG_K_SERVER,
+	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
+	UMCG_K_ANONYMOUS,	/* no record was left */
+};
+
+/* Argument of umcg_explain: the thread id goes in, the rest comes out. */
+struct umcg_thread {
+	s32 tid;
+	s32 ret;		/* -ESRCH: no such thread */
+	u32 known;		/* it has a context of ours; else these four say nothing */
+	u32 kind;		/* enum umcg_kind */
+	u32 index;
+	u32 gen;
+	u32 server;
+	s32 cpu;
+	u32 policy;		/* SCHED_* */
+	u32 boosted;		/* in a real-time class by priority inheritance */
+	u32 bound;		/* may use one CPU only */
+	u32 migration_disabled;
+	u32 dead;
+	u32 pad0;
+	u64 dsq;		/* enum umcg_queue, or one of the kernel's; 0 = none */
+};
+
+/* Argument of the other SYSCALL programs. */
 struct umcg_call {
 	u32 index;
 	u32 gen;

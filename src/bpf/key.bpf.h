@@ -22,9 +22,10 @@
 #ifndef __UMCG_KEY_BPF_H
 #define __UMCG_KEY_BPF_H
 
-#include "record.bpf.h"
+#include "group.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
+#define OWE_NS (500 * NSEC_PER_MSEC)	/* the latter in virtual time: LAG of nice 19 */
 #define HOG_NS (2 * NSEC_PER_MSEC)	/* quiet for so long: may be preempted */
 #define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
 #define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
@@ -43,7 +44,9 @@ static __always_inline bool terms_valid(const struct umcg_worker *w)
 	return READ_ONCE(w->told_gen) == w->gen;
 }
 
+/* In units of 1 / WEIGHT_ONE: by nice, by the agent's terms, by the cgroup. */
 static __always_inline u32 worker_weight(const struct task_struct *p,
+					 const struct umcg_task *t,
 					 const struct umcg_worker *w)
 {
 	u64 weight = p->scx.weight;
@@ -51,7 +54,14 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 
 	if (pct)
 		weight = weight * (pct > 10000 ? 10000 : pct) / 100;
-	return weight ? weight : 1;
+	weight = (weight ? weight : 1) * WEIGHT_ONE;
+	return t->group ? group_scale(t, weight) : weight;
+}
+
+/* CPU time in virtual time: a worker of nice 0 in the root needs as much. */
+static __always_inline u64 weighted(u64 ns, u32 weight)
+{
+	return ns * (100 * WEIGHT_ONE) / (weight ?: 100 * WEIGHT_ONE);
 }
 
 static __always_inline u64 worker_slice(const struct umcg_worker *w)
@@ -98,14 +108,31 @@ static __always_inline u64 uncharged(const struct task_struct *p,
 	return d > 0 ? d : 0;
 }
 
+/*
+ * LAG of CPU time: a worker with a tenth of a share owes ten times as much after
+ * the same stint, and would shed that by sleeping for an instant.
+ */
+static __always_inline void may_owe(struct umcg_task *t, u32 weight)
+{
+	u64 owe;
+
+	t->owe_ns = 0;
+	if (weight >= 100 * WEIGHT_ONE)
+		return;
+	owe = weighted(LAG_NS, weight);
+	t->owe_ns = (owe < OWE_NS ? owe : OWE_NS) - LAG_NS;
+}
+
 static __always_inline void charge(const struct task_struct *p,
 				   struct umcg_task *t, struct umcg_worker *w,
 				   struct umcg_cpu *c)
 {
 	u64 used = uncharged(p, t);
+	u32 weight = worker_weight(p, t, w);
 
 	t->exec = p->se.sum_exec_runtime;
-	t->v += used * 100 / worker_weight(p, w);
+	t->v += weighted(used, weight);
+	may_owe(t, weight);
 	t->burst_ns = sat_add32(t->burst_ns, used);
 	w->run_ns += used;
 	w->burst_ns = t->burst_ns;
@@ -136,19 +163,12 @@ static __always_inline void clock_move(struct umcg_task *t, s32 cpu)
 	t->clock_cpu = cpu;
 }
 
-/*
- * What it may owe is CPU time, so a light one owes more of virtual time: a slice
- * of nice 19 is 400 ms of it, and a sleep of 1 us must not be a way out.
- */
-static __always_inline void place(struct umcg_task *t, const struct umcg_worker *w,
-				  s32 cpu)
+static __always_inline void place(struct umcg_task *t, s32 cpu)
 {
 	u64 vnow = cpu_rec(cpu)->vnow;
-	u32 weight = w->weight ?: 100;
-	u64 debt = weight < 100 ? LAG_NS * 100 / weight : LAG_NS;
 
 	clock_move(t, cpu);
-	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + debt);
+	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + LAG_NS + t->owe_ns);
 }
 
 static __always_inline u64 key_of(const struct umcg_task *t,
@@ -170,7 +190,7 @@ static __always_inline u64 key_now(const struct task_struct *p,
 				   const struct umcg_task *t,
 				   const struct umcg_worker *w, u64 now)
 {
-	u64 v = t->v + uncharged(p, t) * 100 / worker_weight(p, w);
+	u64 v = t->v + weighted(uncharged(p, t), worker_weight(p, t, w));
 
 	return key_of(t, w, v, now);
 }
@@ -189,7 +209,7 @@ static __always_inline bool beaten(const struct umcg_task *t,
 				   const struct umcg_worker *w, s32 cpu, u64 now)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
-	u32 cur_avg, weight;
+	u32 cur_avg;
 	u64 cur_v;
 
 	if (!c->cur_idx || c->preempting)
@@ -202,8 +222,7 @@ static __always_inline bool beaten(const struct umcg_task *t,
 	cur_avg = sat_add32(cur_avg, now - c->cur_start_ns);
 	if (cur_avg < SHORT_RATIO * t->avg_ns)
 		return false;
-	weight = c->cur_weight ?: 100;
-	cur_v = c->cur_v + (now - c->cur_start_ns) * 100 / weight;
+	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
 	return key_before(v_on(t, cpu) + bias_of(w), cur_v);
 }
 

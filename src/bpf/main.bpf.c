@@ -47,15 +47,6 @@ void BPF_STRUCT_OPS(umcg_enqueue, struct task_struct *p, u64 enq_flags)
 	enqueue_any(p, enq_flags);
 }
 
-void BPF_STRUCT_OPS(umcg_dequeue, struct task_struct *p, u64 deq_flags)
-{
-	struct umcg_task *t = task_ctx(p);
-
-	/* Also called when a task moves on from PARK: it leaves it either way. */
-	if (t)
-		pending_lower(t);
-}
-
 void BPF_STRUCT_OPS(umcg_dispatch, s32 cpu, struct task_struct *prev)
 {
 	dispatch_cpu(cpu, prev);
@@ -111,8 +102,47 @@ void BPF_STRUCT_OPS(umcg_set_weight, struct task_struct *p, u32 weight)
 	struct umcg_worker *w = t && t->kind == UMCG_K_WORKER ?
 		worker_rec(t->idx) : NULL;
 
-	if (w)
-		task_class(w, p);
+	if (!w)
+		return;
+	task_class(w, p);
+	group_weight_changed(t, p);
+}
+
+s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_init, struct cgroup *cgrp,
+			     struct scx_cgroup_init_args *args)
+{
+	group_init(cgrp, args);
+	return 0;
+}
+
+void BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_exit, struct cgroup *cgrp)
+{
+	group_exit(cgrp);
+}
+
+void BPF_STRUCT_OPS(umcg_cgroup_move, struct task_struct *p,
+		    struct cgroup *from, struct cgroup *to)
+{
+	struct umcg_task *t = task_ctx(p);
+
+	if (t && t->kind == UMCG_K_WORKER)
+		group_join(t, p, to);
+}
+
+void BPF_STRUCT_OPS(umcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
+{
+	struct umcg_group *g = group_own(cgrp);
+
+	if (g)
+		g->weight = weight;
+}
+
+void BPF_STRUCT_OPS(umcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
+{
+	struct umcg_group *g = group_own(cgrp);
+
+	if (g)
+		g->idle = idle;
 }
 
 void BPF_STRUCT_OPS(umcg_cpu_online, s32 cpu)
@@ -135,7 +165,7 @@ void BPF_STRUCT_OPS(umcg_cpu_offline, s32 cpu)
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init_task, struct task_struct *p,
 			     struct scx_init_task_args *args)
 {
-	task_init(p);
+	task_init(p, args);
 	return 0;
 }
 
@@ -195,7 +225,6 @@ void BPF_STRUCT_OPS(umcg_exit, struct scx_exit_info *ei)
 SCX_OPS_DEFINE(umcg_ops,
 	       .select_cpu	= (void *)umcg_select_cpu,
 	       .enqueue		= (void *)umcg_enqueue,
-	       .dequeue		= (void *)umcg_dequeue,
 	       .dispatch	= (void *)umcg_dispatch,
 	       .runnable	= (void *)umcg_runnable,
 	       .running		= (void *)umcg_running,
@@ -205,6 +234,11 @@ SCX_OPS_DEFINE(umcg_ops,
 	       .yield		= (void *)umcg_yield,
 	       .update_idle	= (void *)umcg_update_idle,
 	       .set_weight	= (void *)umcg_set_weight,
+	       .cgroup_init	= (void *)umcg_cgroup_init,
+	       .cgroup_exit	= (void *)umcg_cgroup_exit,
+	       .cgroup_move	= (void *)umcg_cgroup_move,
+	       .cgroup_set_weight = (void *)umcg_cgroup_set_weight,
+	       .cgroup_set_idle	= (void *)umcg_cgroup_set_idle,
 	       .cpu_online	= (void *)umcg_cpu_online,
 	       .cpu_offline	= (void *)umcg_cpu_offline,
 	       .init_task	= (void *)umcg_init_task,

@@ -87,7 +87,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	u64 key;
 
 	if (enq_flags & SCX_ENQ_WAKEUP)
-		place(t, w, home);
+		place(t, home);
 	else
 		clock_move(t, home);
 
@@ -96,6 +96,8 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	w->home = home;
 	t->parked_ns = now;
 	pending_raise(t);
+	if (umcg_grouped)
+		parked_weigh(t, home, worker_weight(p, t, w));
 	scx_bpf_dsq_insert_vtime(p, PARK(home), worker_slice(w), key, 0);
 	park_tell(w, t->idx, home, now);
 
@@ -147,15 +149,25 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	t->left_ns = 0;
 	/* select_cpu was skipped: this is the first look at its idle CPU. */
 	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
-		mark_waker(bpf_get_smp_processor_id(), now);
+		s32 this_cpu = bpf_get_smp_processor_id();
+
+		mark_waker(this_cpu, now);
 		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
-			place(t, w, cpu);
+			place(t, cpu);
 			count(direct);
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
 			return;
 		}
+		/* Whether the wake-up is a SYNC one is unknown here; and nobody else
+		 * could run it, so it may as well wait on the local queue. */
+		if (p->nr_cpus_allowed == 1 && this_cpu == cpu && hand_down(cpu, now)) {
+			place(t, cpu);
+			count(sync_local);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+			return;
+		}
 		if (p->nr_cpus_allowed == 1 && umcg_order == UMCG_ORDER_FAIR) {
-			place(t, w, cpu);
+			place(t, cpu);
 			if (w->class_ == UMCG_CLASS_NORMAL && beaten(t, w, cpu, now)) {
 				c->preempting = 1;
 				count(preempt_wake);

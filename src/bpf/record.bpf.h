@@ -20,13 +20,6 @@
 
 #include "base.bpf.h"
 
-enum umcg_kind {
-	UMCG_K_WORKER,
-	UMCG_K_SERVER,
-	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
-	UMCG_K_ANONYMOUS,	/* no record was left */
-};
-
 /* Private to BPF, found once per callback. */
 struct umcg_task {
 	u64 v;			/* virtual time, on the clock of clock_cpu */
@@ -40,6 +33,12 @@ struct umcg_task {
 	u32 burst_ns;
 	s32 clock_cpu;
 	u32 server;
+	u32 group;		/* its cgroup's record, 0 = the root; see group.bpf.h */
+	u32 group_gen;
+	u32 counted;		/* weight that it adds to its cgroup's load */
+	u32 parked_weight;	/* and to parked_weight of parked_cpu */
+	s32 parked_cpu;
+	u32 owe_ns;		/* how much more than LAG it may owe */
 	u8 kind;
 	u8 preempt;		/* select_cpu found somebody to preempt */
 	u8 pending;		/* counted in umcg_pending */
@@ -160,6 +159,8 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	w->run_ns = w->wait_ns = w->key = 0;
 	w->avg_ns = w->burst_ns = w->told_avg_ns = 0;
 	w->claim = w->request = 0;
+	w->rescues = 0;
+	w->refused = 0;
 	w->pid = p->pid;
 	w->weight = 100;
 	w->gen = (w->gen + 1) | 1;

@@ -96,6 +96,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 	o->oldest_ns = now - oldest;
 	if (moved <= 0)
 		return;
+	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
 	count_add(this_cpu_rec(), rescued, moved);
 	kick(cpu, SCX_KICK_IDLE);
 }
@@ -217,6 +218,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 			period = quantum;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
+	if (umcg_grouped)
+		groups_sweep();
 	bpf_timer_start(&tm->timer, period, 0);
 	return 0;
 }

@@ -125,8 +125,10 @@ static __always_inline void server_send(s32 cpu)
 		s32 seat = scx_bpf_task_cpu(p);
 
 		if (!may_run_on(p, cpu) &&
-		    scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(seat), 0))
+		    scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(seat), 0)) {
+			WRITE_ONCE(cpu_rec(seat)->hand, HAND_MAYBE);	/* pairs with take_hand() */
 			kick(seat, SCX_KICK_IDLE);
+		}
 		break;
 	}
 }
@@ -160,6 +162,8 @@ static __always_inline void server_enqueue(struct task_struct *p,
 		if (!may_run_on(p, cpu)) {
 			s32 seat = scx_bpf_task_cpu(p);
 
+			/* Before the insert, which dispatch there waits for: rq lock. */
+			WRITE_ONCE(cpu_rec(seat)->hand, HAND_MAYBE);
 			scx_bpf_dsq_insert(p, HAND(seat), umcg_slice_ns, 0);
 			if (cpu_rec(seat)->idle_since_ns)
 				kick(seat, SCX_KICK_IDLE);

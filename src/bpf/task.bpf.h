@@ -13,7 +13,8 @@
 
 #include "edges.bpf.h"
 
-static __always_inline void task_init(struct task_struct *p)
+static __always_inline void task_init(struct task_struct *p,
+				      struct scx_init_task_args *args)
 {
 	struct umcg_task *t = bpf_task_storage_get(&umcg_tasks, p, 0,
 						   BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -38,6 +39,8 @@ static __always_inline void task_init(struct task_struct *p)
 	}
 	t->gen = w->gen;
 	t->kind = UMCG_K_WORKER;
+	if (bpf_core_field_exists(args->cgroup))
+		group_join(t, p, args->cgroup);
 }
 
 static __always_inline void task_class(struct umcg_worker *w, const struct task_struct *p)
@@ -87,6 +90,7 @@ static __always_inline void task_disable(struct task_struct *p)
 	if (!w)
 		return;
 	claim_drop(w);
+	group_leave(t);
 	old = word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_NONE, umcg_now());
 	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
 		count(exits);

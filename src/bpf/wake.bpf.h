@@ -22,7 +22,6 @@
 #include "server.bpf.h"
 
 #define BEATEN_TRIES 8
-#define SYNC_LOOK_NS (2 * NSEC_PER_MSEC)
 
 static __always_inline void mark_waker(s32 cpu, u64 now)
 {
@@ -33,41 +32,41 @@ static __always_inline void mark_waker(s32 cpu, u64 now)
 /*
  * Hand-overs keep the local queue filled, and the kernel asks dispatch only when
  * it is empty: a pair that never stops would shut out all that dispatch alone
- * serves. So they look for it now and then, and go through PARK while it waits.
+ * serves. So they go through PARK while any of that waits, or may.
  */
-static __always_inline bool others_wait(s32 cpu, u64 now)
+static __always_inline bool others_wait(const struct umcg_cpu *c, s32 cpu)
 {
-	struct umcg_own *o = cpu_own(cpu);
 	struct umcg_server *s;
 
-	if (now - o->looked_ns < SYNC_LOOK_NS)
-		return false;
-	s = server_rec(cpu);
-	if (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
-	    (s && READ_ONCE(s->must)))
+	if (READ_ONCE(c->kernel) || READ_ONCE(c->hand))
 		return true;
-	o->looked_ns = now;
-	return false;
+	s = server_rec(cpu);
+	return s && READ_ONCE(s->must);
 }
 
-/* The waker is about to sleep and was short: hand the CPU over. */
-static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
-				      struct umcg_task *t, s32 cpu, u64 now)
+/*
+ * The running worker wakes somebody for @cpu, its own, and sleeps soon, for it was
+ * short so far, and nobody waits: the wakee goes next without a dispatch.
+ */
+static __always_inline bool hand_down(s32 cpu, u64 now)
 {
 	struct task_struct *waker = (void *)bpf_get_current_task_btf();
 	struct umcg_cpu *c = cpu_rec(cpu);
 
-	if (!(wake_flags & SCX_WAKE_SYNC) || !in_task())
-		return false;
-	if ((waker->flags & PF_EXITING) || !c->cur_idx)
+	if (!in_task() || (waker->flags & PF_EXITING) || !c->cur_idx)
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
 		return false;
-	if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
-		return false;
 	return !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(PARK(cpu)) && !others_wait(cpu, now);
+	       !scx_bpf_dsq_nr_queued(PARK(cpu)) && !others_wait(c, cpu);
+}
+
+static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
+				      s32 cpu, u64 now)
+{
+	return (wake_flags & SCX_WAKE_SYNC) &&
+	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) && hand_down(cpu, now);
 }
 
 static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
@@ -105,8 +104,8 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 		t->preempt = 0;
 	}
 
-	if (w && sync_here(p, wake_flags, t, this_cpu, now)) {
-		place(t, w, this_cpu);
+	if (w && sync_here(p, wake_flags, this_cpu, now)) {
+		place(t, this_cpu);
 		count(sync_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 		return this_cpu;
@@ -115,7 +114,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags & ~SCX_WAKE_SYNC, &idle);
 	if (idle) {
 		if (w)
-			place(t, w, cpu);
+			place(t, cpu);
 		count(direct);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
 				   w ? lone_slice(w, cpu) : umcg_slice_ns, 0);
@@ -123,7 +122,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	}
 
 	if (w && umcg_order == UMCG_ORDER_FAIR && w->class_ == UMCG_CLASS_NORMAL) {
-		place(t, w, prev_cpu);
+		place(t, prev_cpu);
 		cpu = find_beaten(p, t, w, prev_cpu, now);
 		if (cpu >= 0) {
 			t->preempt = 1;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -80,11 +81,26 @@ pub struct Sched {
     seq: String,
 }
 
+/// Ejections of the schedulers that [`Sched`] started and ended, until they are asked for.
+static EJECTIONS: AtomicU32 = AtomicU32::new(0);
+
+/// How often the kernel ejected a scheduler since this was asked.
+pub fn take_ejections() -> u32 {
+    EJECTIONS.swap(0, Relaxed)
+}
+
+impl Drop for Sched {
+    fn drop(&mut self) {
+        let count = self.text().matches("ejected: ").count();
+        EJECTIONS.fetch_add(count as u32, Relaxed);
+    }
+}
+
 impl Sched {
     /// Starts it with `args` and waits until it is attached and its servers are up.
     pub fn start(args: &[&str]) -> Result<Self> {
-        static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let run = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, Relaxed);
         let log = std::env::temp_dir().join(format!("scx_umcg.{}.{run}.log", std::process::id()));
         let out = File::create(&log).context("log file")?;
         let child = Command::new(sibling("scx_umcg"))

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use scx_umcg::runfile::RunFile;
 use umcg::sync::Ordering::Relaxed;
 
-use crate::harness::Sched;
+use crate::harness::{Sched, wait_until};
 
 /// A server hears of so many notices by itself, as BATCH_NOTICES says: fewer may wait.
 const UNREAD: u64 = 64;
@@ -51,6 +52,22 @@ impl Held {
             kernel_kb: field("/proc/meminfo", "Slab:")? + field("/proc/meminfo", "Percpu:")?,
             idle_found: sched.counter("idle_found")?,
         })
+    }
+
+    /// Looks when the agent has started all of its threads.
+    pub fn settled(sched: &Sched) -> Result<Self> {
+        let mut last = Self::now(sched)?;
+        let settled = wait_until(Duration::from_secs(10), || {
+            std::thread::sleep(Duration::from_millis(500));
+            let Ok(now) = Self::now(sched) else {
+                return false;
+            };
+            let same = (now.threads, now.fds) == (last.threads, last.fds);
+            last = now;
+            same
+        });
+        ensure!(settled, "the agent goes on to start threads: {last:?}");
+        Ok(last)
     }
 
     /// Fails for whatever is more than it was in `before`.

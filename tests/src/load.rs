@@ -19,6 +19,8 @@ pub struct Hog {
     pub nice: i32,
     /// In SCHED_EXT by its own wish, as partial mode needs.
     pub ext: bool,
+    /// In a session of its own.
+    pub session: bool,
 }
 
 /// A process that spins until it is killed.
@@ -37,6 +39,9 @@ impl Hog {
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::setpriority(libc::PRIO_PROCESS, 0, self.nice);
+                if self.session {
+                    libc::setsid();
+                }
                 if self.ext {
                     let param = libc::sched_param { sched_priority: 0 };
                     libc::sched_setscheduler(0, SCHED_EXT, &raw const param);
@@ -194,6 +199,11 @@ pub fn pin(pid: i32, cpu: usize) {
 }
 
 impl Spinner {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// CPU time so far, in seconds, to the nanosecond.
     pub fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(self.pid)

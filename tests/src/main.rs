@@ -1,10 +1,12 @@
 //! `umcg-vmtest`: the tests that need a kernel of their own.
 //!
 //! `--list [--full]` prints `NAME BOOT SECONDS` per test: what shares a BOOT word
-//! shares a boot. With names it runs them in order and prints, for each, `start`
-//! and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
+//! shares a boot. With names it runs them in order and prints, for each, `start`,
+//! `ejected` if the kernel ejected a scheduler meanwhile, and then one of `ok`,
+//! `FAILED` and `skip`. `cargo xtask test` drives it.
 //! `--load NAME` is what tests start as load.
 
+mod cgroup;
 mod hammer_skel;
 mod harness;
 mod leak;
@@ -19,6 +21,7 @@ use std::time::Instant;
 use harness::Verdict;
 
 fn main() -> ExitCode {
+    scx_umcg::exit::plain_panics();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, name] = &args[..]
         && flag == "--load"
@@ -47,6 +50,10 @@ fn main() -> ExitCode {
             println!("retry {name}: {}", format!("{err:#}").replace('\n', " | "));
             result = (test.run)();
             harness::clean_up();
+        }
+        match harness::take_ejections() {
+            0 => {}
+            count => println!("ejected {name} {count}"),
         }
         match result {
             Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),

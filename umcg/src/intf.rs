@@ -48,7 +48,7 @@ pub struct umcg_worker {
     pub pid: s32,
     pub avg_ns: u32_,
     pub burst_ns: u32_,
-    pub __bindgen_padding_0: [u8; 8usize],
+    pub rescues: u32_,
     pub claim: u64_,
     pub request: u64_,
     pub queued: u32_,
@@ -57,7 +57,8 @@ pub struct umcg_worker {
     pub weight: u32_,
     pub told_avg_ns: u32_,
     pub class_: u32_,
-    pub __bindgen_padding_1: [u8; 24usize],
+    pub refused: u64_,
+    pub __bindgen_padding_0: [u8; 16usize],
     pub bias_ns: s64,
     pub own_key: u64_,
     pub weight_pct: u32_,
@@ -80,6 +81,8 @@ const _: () = {
     ["Offset of field: umcg_worker::avg_ns"][::std::mem::offset_of!(umcg_worker, avg_ns) - 48usize];
     ["Offset of field: umcg_worker::burst_ns"]
         [::std::mem::offset_of!(umcg_worker, burst_ns) - 52usize];
+    ["Offset of field: umcg_worker::rescues"]
+        [::std::mem::offset_of!(umcg_worker, rescues) - 56usize];
     ["Offset of field: umcg_worker::claim"][::std::mem::offset_of!(umcg_worker, claim) - 64usize];
     ["Offset of field: umcg_worker::request"]
         [::std::mem::offset_of!(umcg_worker, request) - 72usize];
@@ -91,6 +94,8 @@ const _: () = {
         [::std::mem::offset_of!(umcg_worker, told_avg_ns) - 96usize];
     ["Offset of field: umcg_worker::class_"]
         [::std::mem::offset_of!(umcg_worker, class_) - 100usize];
+    ["Offset of field: umcg_worker::refused"]
+        [::std::mem::offset_of!(umcg_worker, refused) - 104usize];
     ["Offset of field: umcg_worker::bias_ns"]
         [::std::mem::offset_of!(umcg_worker, bias_ns) - 128usize];
     ["Offset of field: umcg_worker::own_key"]
@@ -102,6 +107,16 @@ const _: () = {
     ["Offset of field: umcg_worker::told_gen"]
         [::std::mem::offset_of!(umcg_worker, told_gen) - 152usize];
 };
+pub const umcg_refusal_UMCG_R_AFFINITY: umcg_refusal = 1;
+pub const umcg_refusal_UMCG_R_MIGRATION: umcg_refusal = 2;
+pub const umcg_refusal_UMCG_R_CLAIM: umcg_refusal = 3;
+pub const umcg_refusal_UMCG_R_QUEUE: umcg_refusal = 4;
+pub const umcg_refusal_UMCG_R_PASSED: umcg_refusal = 5;
+pub const umcg_refusal_UMCG_R_UNFIT: umcg_refusal = 6;
+pub const umcg_refusal_UMCG_R_MASK: umcg_refusal = 15;
+pub const umcg_refusal_UMCG_R_CPU_SHIFT: umcg_refusal = 4;
+pub const umcg_refusal_UMCG_R_TIME_SHIFT: umcg_refusal = 16;
+pub type umcg_refusal = ::std::os::raw::c_uint;
 pub const umcg_class_UMCG_CLASS_NORMAL: umcg_class = 0;
 pub const umcg_class_UMCG_CLASS_BATCH: umcg_class = 1;
 pub const umcg_class_UMCG_CLASS_IDLE: umcg_class = 2;
@@ -232,13 +247,24 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 46;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
 pub type umcg_counter = ::std::os::raw::c_uint;
+pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
+pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
+pub const umcg_tier_UMCG_TIER_LOW: umcg_tier = 2;
+pub const umcg_tier_UMCG_TIER_IDLE: umcg_tier = 3;
+pub const umcg_tier_UMCG_TIER_PREEMPTED: umcg_tier = 4;
+pub const umcg_tier_UMCG_NR_TIERS: umcg_tier = 5;
+pub type umcg_tier = ::std::os::raw::c_uint;
+pub const umcg_waits_UMCG_WAIT_SHIFT: umcg_waits = 10;
+pub const umcg_waits_UMCG_WAIT_BUCKETS: umcg_waits = 28;
+pub type umcg_waits = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone)]
@@ -269,13 +295,18 @@ pub struct umcg_cpu {
     pub idle_tries: u32_,
     pub kick_idx: u32_,
     pub offline: u32_,
+    pub hand: u32_,
+    pub kernel: u32_,
     pub act_ns: u64_,
-    pub __bindgen_padding_1: [u8; 16usize],
-    pub cnt: [u64_; 47usize],
+    pub unfit: u64_,
+    pub parked_weight: u64_,
+    pub __bindgen_padding_1: __BindgenOpaqueArray<[u8; 56usize]>,
+    pub cnt: [u64_; 48usize],
+    pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 576usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1792usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -316,8 +347,65 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, idle_tries) - 156usize];
     ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 160usize];
     ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 164usize];
-    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 168usize];
-    ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 192usize];
+    ["Offset of field: umcg_cpu::hand"][::std::mem::offset_of!(umcg_cpu, hand) - 168usize];
+    ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 172usize];
+    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 176usize];
+    ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 184usize];
+    ["Offset of field: umcg_cpu::parked_weight"]
+        [::std::mem::offset_of!(umcg_cpu, parked_weight) - 192usize];
+    ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 640usize];
+};
+pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
+pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
+pub const umcg_queue_UMCG_Q_SERVER: umcg_queue = 3;
+pub const umcg_queue_UMCG_Q_KERNEL: umcg_queue = 4;
+pub type umcg_queue = ::std::os::raw::c_uint;
+pub const umcg_kind_UMCG_K_WORKER: umcg_kind = 0;
+pub const umcg_kind_UMCG_K_SERVER: umcg_kind = 1;
+pub const umcg_kind_UMCG_K_KERNEL: umcg_kind = 2;
+pub const umcg_kind_UMCG_K_ANONYMOUS: umcg_kind = 3;
+pub type umcg_kind = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_thread {
+    pub tid: s32,
+    pub ret: s32,
+    pub known: u32_,
+    pub kind: u32_,
+    pub index: u32_,
+    pub gen_: u32_,
+    pub server: u32_,
+    pub cpu: s32,
+    pub policy: u32_,
+    pub boosted: u32_,
+    pub bound: u32_,
+    pub migration_disabled: u32_,
+    pub dead: u32_,
+    pub pad0: u32_,
+    pub dsq: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_thread"][::std::mem::size_of::<umcg_thread>() - 64usize];
+    ["Alignment of umcg_thread"][::std::mem::align_of::<umcg_thread>() - 8usize];
+    ["Offset of field: umcg_thread::tid"][::std::mem::offset_of!(umcg_thread, tid) - 0usize];
+    ["Offset of field: umcg_thread::ret"][::std::mem::offset_of!(umcg_thread, ret) - 4usize];
+    ["Offset of field: umcg_thread::known"][::std::mem::offset_of!(umcg_thread, known) - 8usize];
+    ["Offset of field: umcg_thread::kind"][::std::mem::offset_of!(umcg_thread, kind) - 12usize];
+    ["Offset of field: umcg_thread::index"][::std::mem::offset_of!(umcg_thread, index) - 16usize];
+    ["Offset of field: umcg_thread::gen_"][::std::mem::offset_of!(umcg_thread, gen_) - 20usize];
+    ["Offset of field: umcg_thread::server"][::std::mem::offset_of!(umcg_thread, server) - 24usize];
+    ["Offset of field: umcg_thread::cpu"][::std::mem::offset_of!(umcg_thread, cpu) - 28usize];
+    ["Offset of field: umcg_thread::policy"][::std::mem::offset_of!(umcg_thread, policy) - 32usize];
+    ["Offset of field: umcg_thread::boosted"]
+        [::std::mem::offset_of!(umcg_thread, boosted) - 36usize];
+    ["Offset of field: umcg_thread::bound"][::std::mem::offset_of!(umcg_thread, bound) - 40usize];
+    ["Offset of field: umcg_thread::migration_disabled"]
+        [::std::mem::offset_of!(umcg_thread, migration_disabled) - 44usize];
+    ["Offset of field: umcg_thread::dead"][::std::mem::offset_of!(umcg_thread, dead) - 48usize];
+    ["Offset of field: umcg_thread::pad0"][::std::mem::offset_of!(umcg_thread, pad0) - 52usize];
+    ["Offset of field: umcg_thread::dsq"][::std::mem::offset_of!(umcg_thread, dsq) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

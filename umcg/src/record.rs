@@ -26,6 +26,13 @@ pub const STAGE_SLOTS: usize = if cfg!(loom) {
 #[doc(alias = "UMCG_NR_COUNTERS")]
 pub const NR_COUNTERS: usize = intf::umcg_counter_UMCG_NR_COUNTERS as usize;
 
+/// Who waits, by weight and by what made it wait.
+#[doc(alias = "umcg_tier")]
+pub const NR_TIERS: usize = intf::umcg_tier_UMCG_NR_TIERS as usize;
+/// Buckets of a histogram of waits.
+#[doc(alias = "UMCG_WAIT_BUCKETS")]
+pub const WAIT_BUCKETS: usize = intf::umcg_waits_UMCG_WAIT_BUCKETS as usize;
+
 /// Bytes that fill a cache line up; nobody reads or writes them.
 struct Pad<const BYTES: usize>([u8; BYTES]);
 
@@ -64,7 +71,9 @@ pub struct Worker {
     pub avg_ns: AtomicU32,
     /// CPU time since it last slept.
     pub burst_ns: AtomicU32,
-    _line0: Pad<8>,
+    /// How often the relief valve released it.
+    pub rescues: AtomicU32,
+    _line0: Pad<4>,
 
     /// Who runs it, see [`crate::claim`].
     pub claim: AtomicU64,
@@ -76,14 +85,17 @@ pub struct Worker {
     pub next: AtomicU32,
     /// Server that it was last parked on.
     pub home: AtomicU32,
-    /// 1..=10000, 100 = nice 0.
+    /// 1..=10000, 100 = nice 0 in the root cgroup.
     pub weight: AtomicU32,
     /// `avg_ns` when the agent was last told.
     pub told_avg_ns: AtomicU32,
     /// Normal, batch or idle, from its scheduling policy.
     #[doc(alias = "umcg_class")]
     pub class_: AtomicU32,
-    _line1: Pad<24>,
+    /// The last take of it that failed.
+    #[doc(alias = "umcg_refusal")]
+    pub refused: AtomicU64,
+    _line1: Pad<16>,
 
     /// Added to the key.
     pub bias_ns: AtomicI64,
@@ -215,7 +227,7 @@ pub struct Cpu {
     pub cur_quiet_ns: AtomicU64,
     /// When the running task last woke somebody.
     pub last_wake_ns: AtomicU64,
-    /// Weight of the running worker.
+    /// Weight of the running worker, with 10 more bits than [`Worker::weight`].
     pub cur_weight: AtomicU32,
     /// Its average burst.
     pub cur_avg_ns: AtomicU32,
@@ -259,13 +271,24 @@ pub struct Cpu {
     pub kick_idx: AtomicU32,
     /// Taken down by hotplug.
     pub offline: AtomicU32,
+    /// 0 = HAND holds nobody.
+    pub hand: AtomicU32,
+    /// 0 = the kernel-fair queue holds nobody.
+    pub kernel: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<16>,
+    /// The last try to take a worker from its queue that failed.
+    pub unfit: AtomicU64,
+    /// Weight of the workers parked here; 0 without cgroups.
+    pub parked_weight: AtomicU64,
+    _line2: Pad<56>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
     pub cnt: [AtomicU64; NR_COUNTERS],
+    /// How many workers waited how long, by tier and then by bucket.
+    #[doc(alias = "umcg_tier")]
+    pub waits: [AtomicU64; NR_TIERS * WAIT_BUCKETS],
 }
 
 impl Default for Cpu {
@@ -297,9 +320,14 @@ impl Default for Cpu {
             idle_tries: AtomicU32::default(),
             kick_idx: AtomicU32::default(),
             offline: AtomicU32::default(),
+            hand: AtomicU32::default(),
+            kernel: AtomicU32::default(),
             act_ns: AtomicU64::default(),
+            unfit: AtomicU64::default(),
+            parked_weight: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
+            waits: std::array::from_fn(|_| AtomicU64::default()),
         }
     }
 }
@@ -345,11 +373,32 @@ same_layout!(
     Worker,
     umcg_worker,
     [
-        word, since_ns, run_ns, wait_ns, key, gen_, pid, avg_ns, burst_ns, claim, request, queued,
-        next, home, weight, told_avg_ns, class_, bias_ns, own_key, weight_pct, slice_us,
+        word,
+        since_ns,
+        run_ns,
+        wait_ns,
+        key,
+        gen_,
+        pid,
+        avg_ns,
+        burst_ns,
+        rescues,
+        claim,
+        request,
+        queued,
+        next,
+        home,
+        weight,
+        told_avg_ns,
+        class_,
+        refused,
+        bias_ns,
+        own_key,
+        weight_pct,
+        slice_us,
         told_gen,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(not(loom))]
@@ -374,9 +423,38 @@ same_layout!(
     Cpu,
     umcg_cpu,
     [
-        cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
-        cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
+        cur_v,
+        cur_start_ns,
+        cur_quiet_ns,
+        last_wake_ns,
+        cur_weight,
+        cur_avg_ns,
+        cur_burst_ns,
+        cur_idx,
+        preempting,
+        cur_class,
+        vnow,
+        idle_since_ns,
+        idle_start_ns,
+        idle_end_ns,
+        picked_ns,
+        granted_ns,
+        dispatch_ns,
+        run_exec,
+        kq_ns,
+        wk_ns,
+        max_idle_work_ns,
+        want,
+        idle_tries,
+        kick_idx,
+        offline,
+        hand,
+        kernel,
+        act_ns,
+        unfit,
+        parked_weight,
+        cnt,
+        waits,
     ],
     pads [__bindgen_padding_0, __bindgen_padding_1]
 );

@@ -7,10 +7,10 @@
 #[cfg(loom)]
 pub use loom::{
     hint,
-    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 #[cfg(not(loom))]
 pub use std::{
     hint,
-    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };

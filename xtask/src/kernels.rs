@@ -1,11 +1,12 @@
 //! Stock Debian kernels for the VMs: which ones, fetched and unpacked into the cache folder.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::apt::PrivateApt;
 use crate::cache;
@@ -22,6 +23,18 @@ pub const TESTED: [&str; 2] = ["6.18", "7.3"];
 
 /// A file of ours in an unpacked kernel's folder, written last: the path of vmlinuz in it.
 const MARK: &str = "vmlinuz-path";
+
+/// The mirror has no packages of a series; the text says so.
+#[derive(Debug)]
+pub struct Missing(String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
 
 /// Checks `--kernel`.
 pub fn parse_series(arg: &str) -> Result<String, String> {
@@ -95,12 +108,13 @@ fn choose(apt: &PrivateApt, series: &str) -> Result<Vec<String>> {
                 .collect());
         }
     }
-    bail!(
+    Err(Missing(format!(
         "kernel {series}: not in {} any more (no linux-image-{series}.*-cloud-amd64); \
          known are {}; try --kernel {DEFAULT}",
         apt.uri(),
         KNOWN.join(", ")
-    )
+    ))
+    .into())
 }
 
 /// `KIND-VERSION-cloud-amd64` → VERSION, for those of `series`.

@@ -10,7 +10,9 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod cache;
+mod gate;
 mod kernels;
+mod lib_task;
 mod proc;
 mod run;
 mod setup;
@@ -44,6 +46,10 @@ enum Task {
     Vm(vm_task::Args),
     /// Run all tests: native ones, then those in VMs
     Test(test::Args),
+    /// The check before a release: every kernel, the long tests, one table
+    Gate(gate::Args),
+    /// Build and install the client library for C
+    Lib(lib_task::Args),
     /// Check the rules of the house that no compiler checks
     Tidy(tidy::Args),
 }
@@ -55,6 +61,8 @@ fn main() -> ExitCode {
         Task::GuestRun(args) => run::guest::run(&args),
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Gate(args) => gate::run(&args),
+        Task::Lib(args) => lib_task::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     done.unwrap_or_else(|err| {

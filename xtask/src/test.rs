@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 use crate::proc::{self, say};
 use crate::{kernels, setup};
 
-mod guest;
+pub mod guest;
 mod native;
-mod plan;
-mod report;
+pub mod plan;
+pub mod report;
 
 pub use native::{cargo, target_dir};
 

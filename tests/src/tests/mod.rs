@@ -1,14 +1,19 @@
 //! All tests, by what they are about.
 
+mod cgroup;
+mod changes;
 mod cpus;
 mod decide;
+mod doctor;
 mod hammer;
 mod hostile;
 mod kernel;
 mod life;
+mod see;
 mod share;
 mod storm;
 mod usage;
+mod verify;
 
 use anyhow::Result;
 
@@ -83,11 +88,16 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         life::TESTS,
         usage::TESTS,
+        verify::TESTS,
+        see::TESTS,
+        doctor::TESTS,
+        changes::TESTS,
         storm::TESTS,
         hostile::TESTS,
         cpus::TESTS,
         kernel::TESTS,
         share::TESTS,
+        cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
     ]

@@ -22,6 +22,8 @@ fn bad_input() -> Result<Verdict> {
         (vec!["--policy", "fiffo"], "fiffo", "fifo"),
         (vec!["--slice-us", "banana"], "banana", "invalid digit"),
         (vec!["--frobnicate"], "--frobnicate", "unexpected"),
+        (vec!["doctor", "--pid", "0"], "0", "1.."),
+        (vec!["doctor", "--pid", "banana"], "banana", "invalid digit"),
         (
             vec!["--policy", "fifo", "--decide", "key"],
             "fifo",
@@ -59,8 +61,11 @@ fn doctor() -> Result<Verdict> {
 }
 
 fn not_root() -> Result<Verdict> {
-    for args in [&[][..], &["status"][..]] {
-        let out = Command::new(sibling("scx_umcg"))
+    // A clone below /root is closed to others.
+    let program = std::env::temp_dir().join("scx_umcg.not_root");
+    std::fs::copy(sibling("scx_umcg"), &program)?;
+    for args in [&[][..], &["status"], &["doctor", "--pid", "1"]] {
+        let out = Command::new(&program)
             .args(args)
             .uid(65534)
             .gid(65534)

@@ -48,8 +48,8 @@ impl Bench {
         })
     }
 
-    /// Runs the tests of `boot`, in new guests while one dies.
-    pub fn run(&self, boot: &Boot, report: &mut Report) {
+    /// Runs the tests of `boot`, in new guests while one dies; how each ended.
+    pub fn run(&self, boot: &Boot, report: &mut Report) -> Vec<TestEnd> {
         let mut round = Round::new(&boot.tests);
         for number in 1.. {
             let todo = round.todo();
@@ -80,7 +80,9 @@ impl Bench {
                 report.mishap(&what);
             }
         }
-        self.count(&round, report);
+        let ends = round.ends();
+        self.count(&ends, report);
+        ends
     }
 
     fn boot(&self, word: &str, todo: &[VmTest], round: &mut Round) -> Result<Outcome> {
@@ -88,7 +90,9 @@ impl Bench {
         plan::configure(&mut vm, word)?;
         vm.timeout = Some(plan::timeout(todo));
         vm.cwd = proc::repo().to_owned();
-        vm.env.push(("RUST_BACKTRACE".to_owned(), "1".into()));
+        if let Some(bless) = std::env::var_os("UMCG_BLESS") {
+            vm.env.push(("UMCG_BLESS".to_owned(), bless));
+        }
         let mut argv: Vec<OsString> = vec![self.binary.clone().into()];
         argv.extend(todo.iter().map(|test| OsString::from(&test.name)));
         vm.run_streaming(&argv, &mut |line| {
@@ -131,15 +135,14 @@ impl Bench {
             .with_context(|| format!("cannot write: {}", file.display()))
     }
 
-    fn count(&self, round: &Round, report: &mut Report) {
-        for (test, verdict) in round.tests.iter().zip(&round.verdicts) {
-            match verdict {
-                Some(Verdict::Ok) => report.pass(1),
-                Some(Verdict::Skip) => report.skip(1),
-                Some(Verdict::Failed(why)) => {
-                    report.fail(&format!("{} {}", self.kernel, test.name), why);
+    fn count(&self, ends: &[TestEnd], report: &mut Report) {
+        for end in ends {
+            match &end.verdict {
+                Verdict::Ok => report.pass(1),
+                Verdict::Skip => report.skip(1),
+                Verdict::Failed(why) => {
+                    report.fail(&format!("{} {}", self.kernel, end.name), why);
                 }
-                None => report.fail(&format!("{} {}", self.kernel, test.name), "no verdict"),
             }
         }
     }
@@ -159,11 +162,26 @@ fn metric_line(commit: &str, kernel: &str, metric: &str) -> String {
     format!("{commit}\t{kernel}\t{name}\t{}\n", values.trim())
 }
 
+/// What became of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
+    /// It passed.
     Ok,
+    /// It said why it cannot run here.
     Skip,
+    /// Why.
     Failed(String),
+}
+
+/// How a test ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestEnd {
+    /// Its name.
+    pub name: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// How often the kernel ejected a scheduler that it had started, all tries together.
+    pub ejections: u32,
 }
 
 /// A line of the guest's protocol.
@@ -172,6 +190,7 @@ enum Line<'a> {
     Start(&'a str),
     Done(&'a str, Verdict),
     Metric(&'a str),
+    Ejected(&'a str, u32),
 }
 
 fn parse(line: &str) -> Option<Line<'_>> {
@@ -189,6 +208,10 @@ fn parse(line: &str) -> Option<Line<'_>> {
         }
         "skip" => Some(Line::Done(reason().0, Verdict::Skip)),
         "metric" => Some(Line::Metric(rest)),
+        "ejected" => {
+            let (name, count) = rest.split_once(' ')?;
+            Some(Line::Ejected(name, count.parse().ok()?))
+        }
         _ => None,
     }
 }
@@ -199,6 +222,7 @@ struct Round {
     tests: Vec<VmTest>,
     verdicts: Vec<Option<Verdict>>,
     attempts: Vec<usize>,
+    ejections: Vec<u32>,
     running: Option<String>,
 }
 
@@ -208,6 +232,7 @@ impl Round {
             tests: tests.to_vec(),
             verdicts: vec![None; tests.len()],
             attempts: vec![0; tests.len()],
+            ejections: vec![0; tests.len()],
             running: None,
         }
     }
@@ -233,6 +258,11 @@ impl Round {
                     self.running = None;
                 }
             }
+            Some(Line::Ejected(name, count)) => {
+                if let Some(at) = self.tests.iter().position(|test| test.name == name) {
+                    self.ejections[at] += count;
+                }
+            }
             Some(Line::Metric(_)) | None => {}
         }
     }
@@ -250,6 +280,17 @@ impl Round {
                 self.verdicts[at] = Some(Verdict::Failed(why));
             }
         }
+    }
+
+    fn ends(&self) -> Vec<TestEnd> {
+        let verdicts = self.verdicts.iter().zip(&self.ejections);
+        let ends = self.tests.iter().zip(verdicts);
+        ends.map(|(test, (verdict, &ejections))| TestEnd {
+            name: test.name.clone(),
+            verdict: (verdict.clone()).unwrap_or_else(|| Verdict::Failed("no verdict".to_owned())),
+            ejections,
+        })
+        .collect()
     }
 
     fn give_up(&mut self, why: &str) {
@@ -288,6 +329,8 @@ mod tests {
             ),
             ("skip a: no SMT", Some(Line::Done("a", Verdict::Skip))),
             ("metric a k=1 l=2", Some(Line::Metric("a k=1 l=2"))),
+            ("ejected a 4", Some(Line::Ejected("a", 4))),
+            ("ejected a x", None),
             ("anything else", None),
             ("", None),
         ];
@@ -322,6 +365,20 @@ mod tests {
         assert!(round.todo().is_empty());
         let want = [Verdict::Ok, Verdict::Failed("why".into()), Verdict::Skip].map(Some);
         assert_eq!(round.verdicts, want);
+    }
+
+    #[test]
+    fn round_ejections_of_all_tries_add_up() {
+        let mut round = round(&["a", "b"]);
+        feed(&mut round, &["start a", "ejected a 1", "FAILED a: x"]);
+        feed(
+            &mut round,
+            &["start b", "ejected b 2", "ejected b 1", "ok b 1"],
+        );
+        let ends = round.ends();
+        let counts: Vec<_> = ends.iter().map(|end| end.ejections).collect();
+        assert_eq!(counts, [1, 3]);
+        assert_eq!(ends[0].verdict, Verdict::Failed("x".to_owned()));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub fn run(filter: Option<&str>, report: &mut Report) {
         "umcg-vmtest",
         "--no-fail-fast",
     ]);
+    // A backtrace does not fit into the fixed heap of scx_rustland_core, see exit.rs.
+    tests.env("RUST_BACKTRACE", "0");
     suite("cargo test", tests.args(filter), report);
     loom(filter, report);
 }

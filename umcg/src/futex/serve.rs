@@ -1,0 +1,189 @@
+//! A server's side: what its slot and its lists tell it, and how it goes idle.
+
+use std::sync::OnceLock;
+
+use super::FutexGroup;
+use super::book::{SLOTS, Side};
+use super::edge;
+use super::hand::wants_server;
+use super::news::Local;
+use super::park::park;
+use super::reap::{CHECK_NS, kind_number};
+use crate::backend::Kind;
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Id, Reason, runnable_reason};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::fence;
+use crate::word::{State, Word};
+
+impl FutexGroup {
+    /// The event that the worker in `slot` left, if there is one.
+    pub(super) fn take_slot_event(&self, slot: usize) -> Option<Event> {
+        let it = &self.book.slots()[slot];
+        if it.ready.load(Acquire) == 0 {
+            return None;
+        }
+        let word = Word(it.tag.load(Relaxed));
+        let event = Event {
+            worker: Id::from_raw(it.worker.load(Relaxed)),
+            cookie: it.cookie.load(Relaxed),
+            reason: match it.reason.load(Relaxed) {
+                7 => Reason::Preempted,
+                8 => Reason::Yielded,
+                10 => Reason::Exited,
+                _ => Reason::Waits,
+            },
+            tag: word.0 & !edge::PRIVATE,
+            at_ns: clock::to_caller(word.restore(clock::machine_now())),
+            run_ns: it.run_ns.load(Relaxed),
+            wait_ns: it.wait_ns.load(Relaxed),
+        };
+        it.ready.store(0, Relaxed);
+        Some(event)
+        // pairs with hand_back()
+    }
+
+    /// What to say of worker `index`, which came off a list; nothing if it moved on.
+    pub(super) fn runnable_event(&self, index: u32) -> Option<Event> {
+        let id = self.book.id_at(index)?;
+        let (worker, side) = self.book.member(id)?;
+        let word = edge::load(worker);
+        if !wants_server(word) {
+            return None;
+        }
+        let first = side.runs.load(Relaxed) == 0;
+        Some(Event {
+            worker: id,
+            cookie: side.cookie.load(Relaxed),
+            reason: runnable_reason(word.flags(), first, word.0 & edge::TIMED_OUT != 0),
+            tag: word.0 & !edge::PRIVATE,
+            at_ns: clock::to_caller(word.restore(clock::machine_now())),
+            run_ns: worker.run_ns.load(Relaxed),
+            wait_ns: worker.wait_ns.load(Relaxed),
+        })
+    }
+
+    /// Takes what is on `slot`'s own list.
+    pub(super) fn drain(&self, slot: usize, from: usize, local: &Local) -> bool {
+        let mut news = local.lock();
+        let mut scratch = std::mem::take(&mut news.scratch);
+        let workers = self.book.workers();
+        self.book.servers()[from].drain(workers, &mut scratch, from as u32, |index, word| {
+            if wants_server(word) {
+                workers[index as usize].home.store(slot as u32, Relaxed);
+                news.push(index);
+            }
+        });
+        news.scratch = scratch;
+        local.show(&news);
+        !news.is_empty()
+    }
+
+    /// Takes over what busy servers have on their lists, or have not looked at yet.
+    pub(super) fn steal(&self, slot: usize, local: &Local) -> bool {
+        let mut found = false;
+        for other in self.book.header().live.iter().filter(|&it| it != slot) {
+            if !self.is_busy(other) {
+                continue;
+            }
+            if self.book.servers()[other].has_news() {
+                found |= self.drain(slot, other, local);
+            }
+            let theirs = self.locals.get(other).and_then(OnceLock::get);
+            let theirs = theirs.filter(|it| it.waiting.load(Relaxed) != 0);
+            if let Some(index) = theirs.and_then(Local::pop) {
+                let worker = &self.book.workers()[index as usize];
+                worker.home.store(slot as u32, Relaxed);
+                let mut news = local.lock();
+                news.push(index);
+                local.show(&news);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Whether the server of `slot` runs a worker, so that it cannot look at its list.
+    fn is_busy(&self, slot: usize) -> bool {
+        self.book.slots()[slot].holds.load(Acquire) != 0
+    }
+
+    /// Whether a busy server has what an idle one could take.
+    fn others_have_work(&self, slot: usize) -> bool {
+        self.book.header().live.iter().any(|other| {
+            let waiting = || {
+                let local = self.locals.get(other).and_then(OnceLock::get);
+                local.is_some_and(|it| it.waiting.load(Relaxed) != 0)
+            };
+            let server = &self.book.servers()[other];
+            other != slot
+                && self.is_busy(other)
+                && (server.runnable.head.load(Relaxed) != 0 || waiting())
+        })
+    }
+
+    /// Sleeps until there may be news for `slot`, or the time is over.
+    pub(super) fn idle(&self, me: Id, side: &Side, slot: usize, deadline_ns: u64) {
+        let header = self.book.header();
+        let server = &self.book.servers()[slot];
+        let it = &self.book.slots()[slot];
+        let record = &self.book.workers()[me.index() as usize];
+        let now = clock::machine_now();
+        edge::set(record, now, State::Idle);
+        server.since_ns.store(now, Relaxed);
+        header.idlers.set(slot);
+        server.begin_sleep();
+        let news = || it.ready.load(Acquire) != 0 || it.poked.load(Relaxed) != 0;
+        if !server.has_news() && !news() && !self.others_have_work(slot) {
+            let check_ns = match header.shared.load(Relaxed) {
+                0 => u64::MAX,
+                _ => 2 * CHECK_NS,
+            };
+            let done = || server.asleep.load(Acquire) == 0 || news();
+            park(&side.asleep, deadline_ns, check_ns, done, || self.reap());
+        }
+        server.cancel_sleep();
+        header.idlers.take(slot);
+        edge::set(record, clock::machine_now(), State::Running);
+        // pairs with list()
+    }
+
+    /// A free slot for server `id`.
+    fn take_slot(&self, id: Id) -> Result<usize> {
+        for (slot, it) in self.book.slots().iter().enumerate().skip(1) {
+            let free = it.member.load(Relaxed) == 0
+                && it
+                    .member
+                    .compare_exchange(0, id.index(), AcqRel, Relaxed)
+                    .is_ok();
+            if free {
+                it.holds.store(0, Relaxed);
+                it.ready.store(0, Relaxed);
+                it.poked.store(0, Relaxed);
+                return Ok(slot);
+            }
+        }
+        Err(Error::new(ErrorKind::Full, "register_server", SLOTS as u64))
+    }
+
+    pub(super) fn register_server(&self, cookie: u64) -> Result<Id> {
+        let id = self.book.take_record(kind_number(Kind::Server), cookie)?;
+        let slot = self
+            .take_slot(id)
+            .inspect_err(|_| self.book.free_record(id))?;
+        let side = &self.book.sides()[id.index() as usize];
+        side.slot.store(slot as u32, Relaxed);
+        self.locals[slot].get_or_init(|| Local::new(self.book.max_members()));
+        let record = &self.book.workers()[id.index() as usize];
+        let server = &self.book.servers()[slot];
+        server.tid.store(side.tid.load(Relaxed), Relaxed);
+        server.asleep.store(0, Relaxed);
+        edge::enter(record, clock::machine_now(), State::Running);
+        self.book.header().live.set(slot);
+        fence(SeqCst);
+        self.rehome(0);
+        // pairs with list()
+        Ok(id)
+    }
+}

@@ -1,0 +1,129 @@
+//! How a group is served, and what it was created for.
+
+use std::fmt;
+
+/// How a group is served at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// By the daemon's BPF programs: a worker that blocks gives its slot back.
+    Kernel {
+        /// The daemon schedules all normal tasks, not only members of groups.
+        full: bool,
+    },
+    /// By futexes alone: all voluntary calls work, a blocked worker keeps its slot.
+    FutexOnly(Why),
+}
+
+/// Why a group is served by futexes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Why {
+    /// Its creator asked for it.
+    Asked,
+    /// No daemon listens.
+    NoDaemon,
+    /// The daemon that served it is gone.
+    DaemonGone,
+    /// The daemon refused the group: quota, version, or another user's.
+    Refused,
+    /// This process may neither use bpf(2) nor reach the daemon.
+    Denied,
+}
+
+impl Mode {
+    /// Whether a worker that blocks in the kernel gives its slot back.
+    pub const fn detects_blocking(self) -> bool {
+        matches!(self, Self::Kernel { .. })
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel { full: true } => f.write_str("kernel, full"),
+            Self::Kernel { full: false } => f.write_str("kernel, partial"),
+            Self::FutexOnly(why) => write!(f, "futex only: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "asked for",
+            Self::NoDaemon => "no daemon",
+            Self::DaemonGone => "the daemon is gone",
+            Self::Refused => "refused by the daemon",
+            Self::Denied => "bpf and the daemon's socket are denied",
+        })
+    }
+}
+
+/// Which servers a waker finds when the home server of a worker is busy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Idle {
+    /// The one that went idle last.
+    #[default]
+    Stack,
+    /// The next one in a fixed circle.
+    Ring,
+    /// Any, by a bit mask.
+    Mask,
+}
+
+/// How a running worker is forced off where the kernel does not do it.
+///
+/// In kernel mode a kick and the end of `Server::run`'s time need no help and this is
+/// not used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preempt {
+    /// It gives way at its next call of the library.
+    #[default]
+    Call,
+    /// This signal is sent to it; the library sets the handler when a worker registers.
+    Signal(i32),
+}
+
+/// What a group is created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// A name for people, at most 31 bytes.
+    pub name: String,
+    /// Who gets a woken worker whose home server is busy.
+    pub idle: Idle,
+    /// How a worker is forced off without the kernel's help.
+    pub preempt: Preempt,
+    /// The group's part of the machine, 1..=10000, 100 = that of one normal thread per
+    /// server. Kernel mode only.
+    pub share: u32,
+    /// Servers and workers together, 1..=65535.
+    pub max_members: u32,
+    /// Never ask for the daemon.
+    pub futex_only: bool,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            idle: Idle::default(),
+            preempt: Preempt::default(),
+            share: 100,
+            max_members: 1024,
+            futex_only: false,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mode_display_says_why() {
+        assert_eq!(Mode::Kernel { full: true }.to_string(), "kernel, full");
+        let mode = Mode::FutexOnly(Why::NoDaemon);
+        assert_eq!(mode.to_string(), "futex only: no daemon");
+        assert!(!mode.detects_blocking());
+    }
+}

@@ -1,0 +1,125 @@
+//! The workers that wait to be run, in the order of a policy.
+
+use umcg_policy::{Decide, Facts, Policy, WorkerId};
+
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Id, Reason};
+use crate::runtime::MakePolicy;
+
+/// How far behind the others a worker that slept may come back: it is not paid for
+/// all the time that it slept.
+const SLEEPER_NS: u64 = 3_000_000;
+
+/// A queue of RUNNABLE workers.
+pub(super) struct Ready {
+    policy: Box<dyn Policy>,
+    workers: Vec<Account>,
+    /// Virtual time of who was picked last.
+    vnow: u64,
+}
+
+/// What the policy's facts are made of.
+#[derive(Clone, Copy, Default)]
+struct Account {
+    id: u64,
+    v: u64,
+    run_ns: u64,
+    run_at_sleep_ns: u64,
+    avg_ns: u32,
+}
+
+impl Ready {
+    pub(super) fn new(name: &str, make: Option<MakePolicy>, max_members: u32) -> Result<Self> {
+        let records = max_members + 1;
+        let invalid = || Error::new(ErrorKind::Invalid, "runtime policy", 0);
+        let policy = match make {
+            Some(make) => make(records),
+            None => {
+                umcg_policy::create(name, Some(Decide::Staged), records).map_err(|_| invalid())?
+            }
+        };
+        if policy.traits().decide != Decide::Staged {
+            return Err(invalid());
+        }
+        Ok(Self {
+            policy,
+            workers: vec![Account::default(); records as usize],
+            vnow: 0,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.policy.len()
+    }
+
+    /// `event`'s worker is RUNNABLE.
+    pub(super) fn enqueue(&mut self, event: &Event) {
+        let facts = self.facts(event);
+        let id = WorkerId(event.worker.index());
+        self.policy.enqueue(id, &facts);
+    }
+
+    /// `event`'s worker waits for something, or is gone.
+    pub(super) fn left(&mut self, event: &Event) {
+        let facts = self.facts(event);
+        let index = event.worker.index();
+        match event.reason {
+            Reason::Exited => self.policy.remove(WorkerId(index)),
+            _ => {
+                let account = &mut self.workers[index as usize];
+                let burst = account.run_ns.wrapping_sub(account.run_at_sleep_ns);
+                let burst = u32::try_from(burst).unwrap_or(u32::MAX);
+                account.avg_ns = match account.avg_ns {
+                    0 => burst,
+                    avg => avg - avg / 4 + burst / 4,
+                };
+                account.run_at_sleep_ns = account.run_ns;
+                self.policy.block(WorkerId(index), &facts);
+            }
+        }
+    }
+
+    /// The next one.
+    pub(super) fn pick(&mut self) -> Option<Id> {
+        let index = self.policy.pick()?.0;
+        let account = &self.workers[index as usize];
+        if account.v.wrapping_sub(self.vnow).cast_signed() > 0 {
+            self.vnow = account.v;
+        }
+        Some(Id::from_raw(account.id))
+    }
+
+    fn facts(&mut self, event: &Event) -> Facts {
+        let account = &mut self.workers[event.worker.index() as usize];
+        if account.id != event.worker.raw() {
+            *account = Account {
+                id: event.worker.raw(),
+                v: self.vnow,
+                ..Account::default()
+            };
+        }
+        let ran = event.run_ns.saturating_sub(account.run_ns);
+        account.run_ns += ran;
+        account.v = account.v.wrapping_add(ran);
+        let floor = self.vnow.wrapping_sub(SLEEPER_NS);
+        if account.v.wrapping_sub(floor).cast_signed() < 0 {
+            account.v = floor;
+        }
+        let burst = account.run_ns.wrapping_sub(account.run_at_sleep_ns);
+        Facts {
+            now_ns: clock::now(),
+            since_ns: event.at_ns,
+            run_ns: event.run_ns,
+            wait_ns: event.wait_ns,
+            avg_ns: account.avg_ns,
+            burst_ns: u32::try_from(burst).unwrap_or(u32::MAX),
+            weight: 100,
+            key: account.v,
+            preempted: event.reason == Reason::Preempted,
+            yielded: event.reason == Reason::Yielded,
+            home: 0,
+            pid: 0,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A server of the runtime: takes news, asks the policy, runs a worker, again.
+//!
+//! No worker is left in a queue while a server sleeps: a server that goes to sleep puts
+//! itself in `sleepers`, then looks at all queues; who enqueues more than it runs
+//! itself looks at `sleepers` afterwards. Both are locks, so one sees the other.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Shared, quantum_end};
+use crate::clock::FOREVER;
+use crate::error::ErrorKind;
+use crate::event::{Event, Id, Reason};
+use crate::member::Server;
+
+/// The life of server `number`.
+pub(super) fn serve(shared: &Shared, number: usize) {
+    let mut server = match shared.group.register_server() {
+        Ok(server) => server,
+        // max_members has room for all.
+        Err(error) => panic!("cannot register a server: {error}"),
+    };
+    let mine = number % shared.ready.len();
+    loop {
+        while let Ok(event) = server.next_event(0) {
+            shared.take_news(mine, &event);
+        }
+        if let Some(worker) = shared.pick(mine) {
+            shared.call_sleeper();
+            shared.run(mine, &mut server, worker);
+        } else if shared.is_over() {
+            shared.wake_servers();
+            return;
+        } else {
+            shared.sleep(mine, &mut server);
+        }
+    }
+}
+
+impl Shared {
+    /// Tells the policy of queue `mine`.
+    fn take_news(&self, mine: usize, event: &Event) {
+        let counter = match event.reason {
+            Reason::Blocked { .. } | Reason::Fault | Reason::Stopped => &self.stats.blocked,
+            Reason::Waits => &self.stats.waits,
+            // Told twice: by run, and when it is RUNNABLE. Counted once, see run().
+            _ if event.reason.is_runnable() => {
+                return self.ready[mine].lock().enqueue(event);
+            }
+            _ => return self.ready[mine].lock().left(event),
+        };
+        counter.fetch_add(1, Relaxed);
+        self.ready[mine].lock().left(event);
+    }
+
+    /// The next worker of queue `mine`, or of another one if that is empty.
+    fn pick(&self, mine: usize) -> Option<Id> {
+        if let Some(worker) = self.ready[mine].lock().pick() {
+            return Some(worker);
+        }
+        let mut others = (1..self.ready.len()).map(|step| (mine + step) % self.ready.len());
+        let stolen = others.find_map(|at| self.ready[at].lock().pick())?;
+        self.stats.stolen.fetch_add(1, Relaxed);
+        Some(stolen)
+    }
+
+    /// Has a sleeping server look at the queues, if there is more than I take.
+    fn call_sleeper(&self) {
+        if self.ready.iter().all(|queue| queue.lock().len() == 0) {
+            return;
+        }
+        let sleeper = self.sleepers.lock().pop();
+        if let Some(id) = sleeper {
+            let _ = self.group.wake(id);
+        }
+        // pairs with sleep()
+    }
+
+    fn run(&self, mine: usize, server: &mut Server, worker: Id) {
+        self.stats.runs.fetch_add(1, Relaxed);
+        match server.run(worker, quantum_end(self.quantum_ns)) {
+            Ok(event) => {
+                match event.reason {
+                    Reason::Yielded => self.stats.yields.fetch_add(1, Relaxed),
+                    Reason::Preempted => self.stats.preempted.fetch_add(1, Relaxed),
+                    _ => 0,
+                };
+                // A RUNNABLE one comes by next_event.
+                if !event.reason.is_runnable() {
+                    self.take_news(mine, &event);
+                }
+            }
+            Err(error) => self.not_run(mine, server, worker, error.kind()),
+        }
+    }
+
+    fn not_run(&self, mine: usize, server: &mut Server, worker: Id, kind: ErrorKind) {
+        match kind {
+            // It still has the slot: its event comes by next_event.
+            ErrorKind::TimedOut => {
+                self.stats.timeouts.fetch_add(1, Relaxed);
+            }
+            // The slot is taken by such a one: wait for it, the other one waits on.
+            ErrorKind::Again | ErrorKind::NotHere => {
+                if let Ok(state) = self.group.state(worker) {
+                    let again = Event {
+                        worker,
+                        cookie: 0,
+                        reason: Reason::Woken,
+                        tag: state.tag,
+                        at_ns: state.since_ns,
+                        run_ns: state.run_ns,
+                        wait_ns: state.wait_ns,
+                    };
+                    self.ready[mine].lock().enqueue(&again);
+                }
+                if let Ok(event) = server.next_event(quantum_end(Some(1_000_000))) {
+                    self.take_news(mine, &event);
+                }
+            }
+            // Another server was quicker, or it is gone.
+            _ => {}
+        }
+    }
+
+    fn sleep(&self, mine: usize, server: &mut Server) {
+        let id = server.id();
+        self.sleepers.lock().push(id);
+        // pairs with call_sleeper() and wake_servers()
+        let nothing = self.ready.iter().all(|queue| queue.lock().len() == 0);
+        if nothing && !self.is_over() {
+            // An error is a wake of this server itself: look again.
+            if let Ok(event) = server.next_event(FOREVER) {
+                self.take_news(mine, &event);
+            }
+        }
+        self.sleepers.lock().retain(|it| *it != id);
+    }
+}

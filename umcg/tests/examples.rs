@@ -1,0 +1,49 @@
+//! Each example runs to its end and says so.
+
+#![cfg(not(loom))]
+
+use std::process::Command;
+
+fn run(name: &str) -> String {
+    let test = std::env::current_exe().expect("a path");
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("it");
+    let program = profile.join("examples").join(name);
+    let output = Command::new(&program).output().expect("it was built");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {text}{errors}");
+    assert!(text.ends_with("done\n"), "{name}: {text}{errors}");
+    text
+}
+
+#[test]
+fn example_hello_takes_turns() {
+    let text = run("hello");
+    let turns = text.lines().filter(|line| line.starts_with("worker"));
+    assert_eq!(turns.count(), 6, "{text}");
+}
+
+#[test]
+fn example_pool_runs_all_shapes() {
+    assert_eq!(run("pool").matches("40 tasks").count(), 3);
+}
+
+#[test]
+fn example_lockstep_is_repeatable() {
+    assert_eq!(run("lockstep"), run("lockstep"));
+}
+
+#[test]
+fn example_httpd_answers_all() {
+    assert!(run("httpd").contains("64 requests"));
+}
+
+#[test]
+fn example_hog_is_preempted_in_three_ways() {
+    assert_eq!(run("hog").matches("was preempted").count(), 3);
+}
+
+#[test]
+fn example_handoff_crosses_processes() {
+    assert!(run("handoff").contains("10000 round trips"));
+}

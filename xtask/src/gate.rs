@@ -1,0 +1,289 @@
+//! `cargo xtask gate`: the check before a release: every kernel, the long tests, one table.
+//!
+//! What it runs is the table in [`rows`]; each row names tests of `umcg-vmtest`. A finished row is
+//! stored by (commit, kernel, row) below the target folder, so that `--resume` goes on where a run
+//! was broken off. `cargo xtask test` runs the short tests on the floor and the newest kernel and
+//! the verifier's ceilings with them; nothing of the gate is left to add there.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::proc::{self, say};
+use crate::test::guest::{Bench, Verdict};
+use crate::test::plan::{self, Boot};
+use crate::test::report::Report;
+use crate::test::{cargo, target_dir};
+use crate::{cache, kernels, setup};
+
+mod rows;
+mod store;
+mod table;
+
+use rows::Row;
+use store::{Key, Store};
+use table::Entry;
+
+/// Flags of `cargo xtask gate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A kernel that Debian's mirror has not (any more) is named, but fails nothing
+    #[arg(long)]
+    allow_missing: bool,
+    /// Take over the rows that passed in an earlier run of this commit
+    #[arg(long)]
+    resume: bool,
+    /// Only on this kernel, instead of on all that are known
+    #[arg(long, value_parser = kernels::parse_series)]
+    kernel: Option<String>,
+    /// Only rows whose name contains this
+    row: Option<String>,
+}
+
+/// How a row ended on one kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All its tests passed or were skipped, with the ejections it is meant to have.
+    Ok,
+    /// A test failed, or something was ejected.
+    Failed,
+    /// The mirror has not this kernel.
+    Missing,
+}
+
+/// What a row came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Passed or not.
+    pub end: End,
+    /// Tests that passed.
+    pub passed: u32,
+    /// Tests that said why they cannot run there.
+    pub skipped: u32,
+    /// Ejections by the kernel.
+    pub ejections: u32,
+    /// Wall time.
+    pub seconds: u64,
+    /// What went wrong, one line.
+    pub note: String,
+}
+
+/// Runs what was asked for; all rows, whatever fails on the way.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let wanted = rows::wanted(args.row.as_deref())?;
+    let kernels = match &args.kernel {
+        Some(one) => vec![one.as_str()],
+        None => kernels::KNOWN.to_vec(),
+    };
+    let commit = commit(args.resume)?;
+    setup::packages()?;
+    let binary = build()?;
+    let mut list = Command::new(&binary);
+    let list = proc::output(list.args(["--list", "--full"]))?;
+    let boots = wanted
+        .iter()
+        .map(|row| boots(&list, row))
+        .collect::<Result<Vec<_>>>()?;
+
+    let mut store = Store::open(&target_dir().join("gate"))?;
+    if !args.resume {
+        store.forget(|key| {
+            key.commit == commit
+                && kernels.contains(&key.kernel.as_str())
+                && wanted.iter().any(|row| row.name == key.row)
+        })?;
+    }
+    let mut entries = Vec::new();
+    for kernel in kernels {
+        let absent = absent(kernel);
+        for (row, boots) in wanted.iter().zip(&boots) {
+            let key = Key::new(&commit, kernel, row.name);
+            let (outcome, kept) = match (&absent, store.get(&key)) {
+                (Some(outcome), _) => (outcome.clone(), false),
+                (None, Some(kept)) if kept.end == End::Ok => (kept.clone(), true),
+                _ => {
+                    let outcome = run_row(kernel, row, boots, &binary)?;
+                    store.put(key, outcome.clone())?;
+                    (outcome, false)
+                }
+            };
+            entries.push(Entry {
+                kernel: kernel.to_owned(),
+                row: row.name,
+                outcome,
+                kept,
+            });
+        }
+    }
+    proc::out(&table::show(&commit, &entries, args.allow_missing));
+    Ok(match table::passed(&entries, args.allow_missing) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// The commit that rows belong to.
+fn commit(resume: bool) -> Result<String> {
+    let git =
+        |args: &[&str]| proc::output(Command::new("git").args(args).current_dir(proc::repo()));
+    let commit = git(&["rev-parse", "--short=12", "HEAD"]).context("the gate is for commits")?;
+    let dirty = !git(&["status", "--porcelain"])?.trim().is_empty();
+    name(commit.trim(), dirty, resume)
+}
+
+/// Changes that are in no commit make its name useless for a later run.
+fn name(commit: &str, dirty: bool, resume: bool) -> Result<String> {
+    if dirty && resume {
+        bail!(
+            "--resume: the tree differs from commit {commit}; stored rows are of commits; \
+             commit first or drop --resume"
+        );
+    }
+    Ok(commit.to_owned() + if dirty { "-dirty" } else { "" })
+}
+
+fn build() -> Result<std::path::PathBuf> {
+    say(format_args!("building the scheduler and the VM tests"));
+    let mut build = cargo();
+    build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
+    proc::run(&mut build).context("cannot build the VM tests")?;
+    Ok(target_dir().join("release/umcg-vmtest"))
+}
+
+/// The boots that a row needs; each of its tests has to exist.
+fn boots(list: &str, row: &Row) -> Result<Vec<Boot>> {
+    let mut boots = plan::parse(list, None)?;
+    for boot in &mut boots {
+        boot.tests.retain(|test| row.tests.contains(&&*test.name));
+    }
+    boots.retain(|boot| !boot.tests.is_empty());
+    let found = |name: &&&str| {
+        boots
+            .iter()
+            .any(|b| b.tests.iter().any(|t| t.name == **name))
+    };
+    if let Some(name) = row.tests.iter().find(|name| !found(name)) {
+        bail!(
+            "row {}: no test {name}; see umcg-vmtest --list --full",
+            row.name
+        );
+    }
+    Ok(boots)
+}
+
+/// What all rows of `kernel` come to if it cannot be had; none if it is there now.
+fn absent(kernel: &str) -> Option<Outcome> {
+    let err = cache::dir()
+        .and_then(|cache| kernels::ensure(&cache, kernel))
+        .err()?;
+    let end = match err.is::<kernels::Missing>() {
+        true => End::Missing,
+        false => End::Failed,
+    };
+    say(format_args!("{err:#}"));
+    Some(Outcome::without_tests(end, &format!("{err:#}")))
+}
+
+fn run_row(kernel: &str, row: &Row, boots: &[Boot], binary: &Path) -> Result<Outcome> {
+    say(format_args!("gate: {kernel} {}: {}", row.name, row.what));
+    let start = Instant::now();
+    let bench = Bench::new(kernel, binary)?;
+    let mut report = Report::default();
+    let ends: Vec<_> = boots
+        .iter()
+        .flat_map(|boot| bench.run(boot, &mut report))
+        .collect();
+    let mut outcome = Outcome::without_tests(End::Ok, "");
+    outcome.ejections = ends.iter().map(|end| end.ejections).sum();
+    outcome.seconds = start.elapsed().as_secs();
+    for end in ends {
+        match end.verdict {
+            Verdict::Ok => outcome.passed += 1,
+            Verdict::Skip => outcome.skipped += 1,
+            Verdict::Failed(why) => outcome.fail(&format!("{}: {why}", end.name)),
+        }
+    }
+    if outcome.ejections != row.ejections {
+        let text = format!(
+            "{} ejections, meant are {}",
+            outcome.ejections, row.ejections
+        );
+        outcome.fail(&text);
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn without_tests(end: End, note: &str) -> Self {
+        Self {
+            end,
+            passed: 0,
+            skipped: 0,
+            ejections: 0,
+            seconds: 0,
+            note: note.replace(['\n', '\t'], " "),
+        }
+    }
+
+    fn fail(&mut self, why: &str) {
+        self.end = End::Failed;
+        if !self.note.is_empty() {
+            self.note += "; ";
+        }
+        self.note += &why.replace(['\n', '\t'], " ");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows::ROWS;
+    use super::*;
+
+    #[test]
+    fn boots_keep_only_the_row_s_tests() {
+        let row = Row {
+            name: "r",
+            what: "",
+            tests: &["vm_b", "vm_c"],
+            ejections: 0,
+        };
+        let list = "vm_a x 1\nvm_b x 1\nvm_c y 1\n";
+        let found = boots(list, &row).unwrap();
+        let names: Vec<_> = found
+            .iter()
+            .map(|b| (&*b.word, &*b.tests[0].name))
+            .collect();
+        assert_eq!(names, [("x", "vm_b"), ("y", "vm_c")]);
+        let err = boots("vm_b x 1\n", &row).unwrap_err().to_string();
+        assert!(err.contains("vm_c") && err.contains("row r"), "{err}");
+    }
+
+    #[test]
+    fn resume_with_changes_in_no_commit_is_refused() {
+        let err = name("c1", true, true).unwrap_err().to_string();
+        assert!(err.contains("--resume") && err.contains("c1"), "{err}");
+        assert_eq!(name("c1", true, false).unwrap(), "c1-dirty");
+        assert_eq!(name("c1", false, true).unwrap(), "c1");
+    }
+
+    #[test]
+    fn rows_name_tests_that_exist() {
+        let dir = proc::repo().join("tests/src/tests");
+        let mut source = String::new();
+        for file in std::fs::read_dir(dir).unwrap() {
+            source += &std::fs::read_to_string(file.unwrap().path()).unwrap();
+        }
+        for row in ROWS {
+            assert!(!row.tests.is_empty(), "{}", row.name);
+            for test in row.tests {
+                assert!(
+                    source.contains(&format!("\"{test}\"")),
+                    "{}: {test}",
+                    row.name
+                );
+            }
+        }
+    }
+}
