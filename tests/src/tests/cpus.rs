@@ -23,8 +23,8 @@ pub const TESTS: &[Test] = &[
         4,
         isolated,
     ),
-    short(
-        "vm_nohz_cpu_is_left_alone",
+    full(
+        "vm_full_nohz_cpu_is_left_alone",
         "nohz,cpus=3,append=nohz_full=2",
         14,
         nohz,
@@ -34,8 +34,13 @@ pub const TESTS: &[Test] = &[
     full("vm_full_hotplug_50_cycles", "hotplug", 240, hotplug_cycles),
     short("vm_freezer_stops_and_thaws", "hostile", 10, freezer),
     full("vm_full_ten_thousand_threads", "crowd", 50, ten_thousand),
-    short("vm_more_threads_than_records", "crowd", 10, anonymous),
-    short("vm_reused_pids_are_new_workers", "hostile", 10, reused_pids),
+    full("vm_full_more_threads_than_records", "crowd", 10, anonymous),
+    full(
+        "vm_full_reused_pids_are_new_workers",
+        "crowd",
+        10,
+        reused_pids,
+    ),
 ];
 
 fn online(cpu: usize) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, median, metric, sysfs};
+use crate::harness::{Sched, Verdict, median, metric, sysfs, wait_until};
 use crate::leak::Held;
 use crate::load::{self, Hog, shares};
 use crate::unkind::{SET, Unkind};
@@ -31,13 +31,21 @@ pub const TESTS: &[Test] = &[
         crowd::<1>,
     ),
     timed("vm_nice_sleeper_pays_its_debt", "hostile", 10, debt),
-    short(
-        "vm_busy_kernel_thread_is_no_tyrant",
+    full(
+        "vm_full_busy_kernel_thread_is_no_tyrant",
         "crowd",
         10,
         kernel_thread,
     ),
-    timed("vm_polling_thread_gets_one_share", "hostile", 10, polling),
+    Test {
+        tries: 3,
+        ..full(
+            "vm_full_polling_thread_gets_one_share",
+            "crowd",
+            10,
+            polling,
+        )
+    },
     full(
         "vm_full_memory_pressure_5min",
         "swap,mem=1G,disk=1024",
@@ -172,8 +180,13 @@ fn set<const LONG: u64>() -> Result<Verdict> {
             sched.no_ejection().with_context(|| name.to_owned())?;
         }
     }
-    std::thread::sleep(Duration::from_secs(10));
-    let settled = Held::now(&sched)?;
+    let mut settled = Held::now(&sched)?;
+    wait_until(Duration::from_secs(10), || {
+        if let Ok(now) = Held::now(&sched) {
+            settled = now;
+        }
+        settled.back_at(&before).is_ok()
+    });
     settled.back_at(&before)?;
     std::thread::sleep(Duration::from_secs(1));
     Held::now(&sched)?.none_pending_since(&settled, 1.0)?;

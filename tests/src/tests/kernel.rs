@@ -6,27 +6,35 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Test, full, short, timed};
+use super::{Test, full, short};
 use crate::harness::{Sched, Verdict, metric, sysfs, wait_until};
 use crate::load::{self, Hog, shares};
 use crate::unkind::Unkind;
 
 pub const TESTS: &[Test] = &[
-    short("vm_rt_hog_on_one_cpu", "rt", 14, rt_one::<6, 3000>),
+    short("vm_rt_hog_on_one_cpu", "hostile", 14, rt_one::<6, 3000>),
     full("vm_full_rt_hog_25s", "rt", 35, rt_one::<25, 10_000>),
     full("vm_full_rt_hogs_on_all_cpus", "rt", 25, rt_all),
     full("vm_full_reload_loop_under_load", "reload", 20, reload),
-    short(
-        "vm_error_under_load_loses_nobody",
+    full(
+        "vm_full_error_under_load_loses_nobody",
         "reload",
         14,
         error_under_load,
     ),
-    short("vm_deadline_bandwidth_is_kept", "reload", 6, total_bw),
-    timed("vm_lone_hog_survives_its_quantum", "hostile", 5, enq_last),
-    short(
-        "vm_wakeups_stay_within_affinity",
-        "hostile",
+    short("vm_deadline_bandwidth_is_kept", "hostile", 6, total_bw),
+    Test {
+        tries: 3,
+        ..full(
+            "vm_full_lone_hog_survives_its_quantum",
+            "crowd",
+            5,
+            enq_last,
+        )
+    },
+    full(
+        "vm_full_wakeups_stay_within_affinity",
+        "crowd",
         6,
         allowed_cpus,
     ),
