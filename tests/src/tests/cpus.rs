@@ -16,7 +16,7 @@ use crate::load::{self, Hog, shares};
 use crate::unkind::Unkind;
 
 pub const TESTS: &[Test] = &[
-    short("vm_agent_may_be_kept_off_a_cpu", "long", 14, own_affinity),
+    short("vm_agent_may_be_kept_off_a_cpu", "hostile", 14, own_affinity),
     full(
         "vm_full_isolcpus_are_refused",
         "isolated,cpus=3,append=isolcpus=2",
