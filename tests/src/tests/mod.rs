@@ -2,9 +2,12 @@
 
 mod cgroup;
 mod changes;
+mod cpus;
 mod decide;
 mod doctor;
 mod hammer;
+mod hostile;
+mod kernel;
 mod life;
 mod see;
 mod share;
@@ -90,6 +93,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         doctor::TESTS,
         changes::TESTS,
         storm::TESTS,
+        hostile::TESTS,
+        cpus::TESTS,
+        kernel::TESTS,
         share::TESTS,
         cgroup::TESTS,
         decide::TESTS,
