@@ -290,7 +290,7 @@ static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
 	s32 there = scx_bpf_dsq_nr_queued(PARK(other));
 	u64 mine, theirs;
 
-	if (!umcg_grouped || there <= 0)
+	if (!umcg_nr_cgroups || there <= 0)
 		return there > (s32)k->waiting;
 	mine = READ_ONCE(k->c->parked_weight) + k->c->cur_weight;
 	theirs = READ_ONCE(oc->parked_weight) + (oc->cur_idx ? oc->cur_weight : 0);

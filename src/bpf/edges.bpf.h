@@ -32,8 +32,8 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 		return;
 	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
 		return;
-	if (t->group)
-		group_enter(t, p);
+	if (t->cgroup)
+		cgroup_enter(t, p);
 	now = umcg_now();
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
@@ -216,7 +216,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 		return;
 
 	if (t->counted)
-		group_leave(t);
+		cgroup_leave(t);
 	burst_end(t, w);
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);

@@ -247,7 +247,7 @@ struct umcg_server {
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
 	X(anonymous, "enqueues of tasks without a record")					\
-	X(group_fail, "cgroups without a record, counted as their parent")	\
+	X(cgroup_fail, "cgroups without a record, counted as their parent")	\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
 	X(enq_last, "enqueues as the last runnable task")			\

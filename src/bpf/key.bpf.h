@@ -22,7 +22,7 @@
 #ifndef __UMCG_KEY_BPF_H
 #define __UMCG_KEY_BPF_H
 
-#include "group.bpf.h"
+#include "cgroup.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank, or owe */
 #define OWE_NS (100 * NSEC_PER_MSEC)	/* and owe with a small weight, at most */
@@ -55,7 +55,7 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 	if (pct)
 		weight = weight * (pct > 10000 ? 10000 : pct) / 100;
 	weight = (weight ? weight : 1) * WEIGHT_ONE;
-	return t->group ? group_scale(t, weight) : weight;
+	return t->cgroup ? cgroup_scale(t, weight) : weight;
 }
 
 /* CPU time in virtual time: a worker of nice 0 in the root needs as much. */
@@ -119,7 +119,7 @@ static __always_inline void charge(const struct task_struct *p,
 
 	t->exec = p->se.sum_exec_runtime;
 	t->v += weighted(used, weight);
-	if (t->group)
+	if (t->cgroup)
 		may_owe(t, weight);
 	t->burst_ns = sat_add32(t->burst_ns, used);
 	w->run_ns += used;

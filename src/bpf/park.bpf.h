@@ -103,7 +103,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	w->home = home;
 	t->parked_ns = now;
 	pending_raise(t);
-	if (umcg_grouped)
+	if (umcg_nr_cgroups)
 		parked_weigh(t, home, worker_weight(p, t, w));
 	scx_bpf_dsq_insert_vtime(p, PARK(home), worker_slice(w), key, 0);
 	park_tell(w, t->idx, home, now);

@@ -33,8 +33,8 @@ struct umcg_task {
 	u32 burst_ns;
 	s32 clock_cpu;
 	u32 server;
-	u32 group;		/* its cgroup's record, 0 = the root; see group.bpf.h */
-	u32 group_gen;
+	u32 cgroup;		/* its cgroup's record, 0 = the root; see cgroup.bpf.h */
+	u32 cgroup_gen;
 	u32 counted;		/* weight that it adds to its cgroup's load */
 	u32 parked_weight;	/* and to parked_weight of parked_cpu */
 	s32 parked_cpu;

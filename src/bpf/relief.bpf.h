@@ -154,8 +154,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 			helpless = 1;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
-	if (umcg_grouped)
-		groups_sweep();
+	if (umcg_nr_cgroups)
+		cgroups_sweep();
 	if (umcg_quantum_ns && period == PERIOD_BUSY_NS && umcg_quantum_ns < period)
 		period = umcg_quantum_ns;
 	bpf_timer_start(&tm->timer, period, 0);

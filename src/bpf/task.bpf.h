@@ -40,7 +40,7 @@ static __always_inline void task_init(struct task_struct *p,
 	t->gen = w->gen;
 	t->kind = UMCG_K_WORKER;
 	if (bpf_core_field_exists(args->cgroup))
-		group_join(t, p, args->cgroup);
+		cgroup_join(t, p, args->cgroup);
 }
 
 static __always_inline void task_class(struct umcg_worker *w, const struct task_struct *p)
@@ -90,7 +90,7 @@ static __always_inline void task_disable(struct task_struct *p)
 	if (!w)
 		return;
 	claim_drop(w);
-	group_leave(t);
+	cgroup_leave(t);
 	old = word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_NONE, umcg_now());
 	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
 		count(exits);
