@@ -25,6 +25,8 @@ enum umcg_kind {
 	UMCG_K_SERVER,
 	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
 	UMCG_K_ANONYMOUS,	/* no record was left */
+	UMCG_K_GSERVER,		/* server of an application group */
+	UMCG_K_GWORKER,		/* worker of one; members come last */
 };
 
 /* Private to BPF, found once per callback. */
@@ -45,6 +47,14 @@ struct umcg_task {
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
 	u8 rescued;		/* the relief valve moved it */
+	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
+
+	/* Members of application groups. */
+	u32 group;
+	u32 group_gen;
+	u32 member;		/* its index there; 0 in a thread that only attached */
+	u32 left;		/* server whose slot it has just given up */
+	u64 base_ns;		/* CPU time before it was registered */
 };
 
 struct {

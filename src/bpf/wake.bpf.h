@@ -38,7 +38,8 @@ static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
 
 	if (!(wake_flags & SCX_WAKE_SYNC) || !in_task())
 		return false;
-	if ((waker->flags & PF_EXITING) || !c->cur_idx)
+	/* A worker of a group is about to block: its server is next here. */
+	if ((waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member)
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
@@ -77,9 +78,9 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	bool idle = false;
 
 	mark_waker(this_cpu, now);
-	if (t && t->kind == UMCG_K_SERVER)
+	if (t && (t->kind == UMCG_K_SERVER || t->kind == UMCG_K_GWORKER))
 		return prev_cpu;
-	if (t && t->kind == UMCG_K_WORKER) {
+	if (t && (t->kind == UMCG_K_WORKER || t->kind == UMCG_K_GSERVER)) {
 		w = worker_rec(t->idx);
 		t->preempt = 0;
 	}

@@ -227,7 +227,9 @@ pub struct Cpu {
     pub preempting: AtomicU32,
     /// Class of the running worker.
     pub cur_class: AtomicU32,
-    _line0: Pad<8>,
+    /// It belongs to an application group.
+    pub cur_member: AtomicU32,
+    _line0: Pad<4>,
 
     /// The CPU's virtual clock.
     pub vnow: AtomicU64,
@@ -261,7 +263,9 @@ pub struct Cpu {
     pub offline: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
-    _line2: Pad<16>,
+    /// Members of groups to be put here.
+    pub due: AtomicU64,
+    _line2: Pad<8>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -281,6 +285,7 @@ impl Default for Cpu {
             cur_idx: AtomicU32::default(),
             preempting: AtomicU32::default(),
             cur_class: AtomicU32::default(),
+            cur_member: AtomicU32::default(),
             _line0: Pad::default(),
             vnow: AtomicU64::default(),
             idle_since_ns: AtomicU64::default(),
@@ -298,6 +303,7 @@ impl Default for Cpu {
             kick_idx: AtomicU32::default(),
             offline: AtomicU32::default(),
             act_ns: AtomicU64::default(),
+            due: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
         }
@@ -374,11 +380,37 @@ same_layout!(
     Cpu,
     umcg_cpu,
     [
-        cur_v, cur_start_ns, cur_quiet_ns, last_wake_ns, cur_weight, cur_avg_ns, cur_burst_ns,
-        cur_idx, preempting, cur_class, vnow, idle_since_ns, idle_start_ns, idle_end_ns, picked_ns, granted_ns, dispatch_ns,
-        run_exec, kq_ns, wk_ns, max_idle_work_ns, want, idle_tries, kick_idx, offline, act_ns, cnt,
+        cur_v,
+        cur_start_ns,
+        cur_quiet_ns,
+        last_wake_ns,
+        cur_weight,
+        cur_avg_ns,
+        cur_burst_ns,
+        cur_idx,
+        preempting,
+        cur_class,
+        cur_member,
+        vnow,
+        idle_since_ns,
+        idle_start_ns,
+        idle_end_ns,
+        picked_ns,
+        granted_ns,
+        dispatch_ns,
+        run_exec,
+        kq_ns,
+        wk_ns,
+        max_idle_work_ns,
+        want,
+        idle_tries,
+        kick_idx,
+        offline,
+        act_ns,
+        due,
+        cnt,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(all(test, not(loom)))]
