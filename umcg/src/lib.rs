@@ -22,7 +22,7 @@
 //!
 //! A C user finds each item by its C name, for example `umcg_worker`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[allow(
     missing_docs,
@@ -34,10 +34,13 @@
 #[rustfmt::skip]
 pub mod intf;
 
-pub(crate) mod backend;
+#[doc(hidden)]
+pub mod backend;
 pub mod claim;
 pub mod error;
 pub mod event;
+#[cfg(not(loom))]
+pub mod kernel;
 pub mod list;
 pub mod mode;
 pub mod record;
