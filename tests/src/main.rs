@@ -4,6 +4,7 @@
 //! shares a boot. With names it runs them in order and prints, for each, `start`
 //! and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
 
+mod client;
 mod hammer_skel;
 mod harness;
 mod load;

@@ -1,6 +1,7 @@
 //! All tests, by what they are about.
 
 mod decide;
+mod group;
 mod hammer;
 mod life;
 mod share;
@@ -84,6 +85,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         share::TESTS,
         decide::TESTS,
         hammer::TESTS,
+        group::TESTS,
     ]
     .into_iter()
     .flatten()
