@@ -159,7 +159,9 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<Seen> {
                         {
                             group.yield_now(me)?;
                         }
-                        result => drop(result?),
+                        result => {
+                            let _ = result?;
+                        }
                     }
                 }
                 done.store(true, Ordering::SeqCst);
@@ -453,9 +455,13 @@ fn crowd(group: &Arc<KernelGroup>, me: Id) -> Result<()> {
             loop {
                 match i % 4 {
                     0 => std::thread::sleep(Duration::from_millis(3)),
-                    1 => drop(group.wait(me, sys::now_ns() + 5_000_000)?),
+                    1 => {
+                        let _ = group.wait(me, sys::now_ns() + 5_000_000)?;
+                    }
                     2 => group.yield_now(me)?,
-                    _ => drop(group.wait(me, u64::MAX)?),
+                    _ => {
+                        let _ = group.wait(me, u64::MAX)?;
+                    }
                 }
             }
         });
