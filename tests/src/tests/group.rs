@@ -583,7 +583,7 @@ fn hostile() -> Result<Verdict> {
         }
         Ok(())
     })?;
-    client::spawn_as(65533, || cycles_body::<200>())?.result(LIMIT)?;
+    client::spawn_as(65533, cycles_body::<200>)?.result(LIMIT)?;
     bad.result(LIMIT)?;
     sched.no_ejection()?;
     sched.stop()?;
