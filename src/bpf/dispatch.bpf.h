@@ -23,7 +23,7 @@
 #define __UMCG_DISPATCH_BPF_H
 
 #include "explain.bpf.h"
-#include "park.bpf.h"
+#include "handoff.bpf.h"
 
 #define TAKE_TRIES 4
 #define STEAL_TRIES 64
@@ -369,6 +369,18 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		w = worker_rec(t->idx);
 	else if (t && t->kind == UMCG_K_SERVER)
 		wants = false;
+	else if (t && is_member(t)) {
+		u32 next = member_dispatch(k.c, cpu, prev, t, k.now);
+
+		if (next == HANDOFF_DONE || next == HANDOFF_KEEP)
+			return;
+		if (next == HANDOFF_AWAY)
+			wants = false;
+		else
+			w = worker_rec(t->idx);
+	}
+	if (k.c->due && dues_put(cpu, k.now))
+		return;
 	if (w)
 		forced = request_stands(w);
 

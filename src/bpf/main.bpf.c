@@ -33,6 +33,7 @@
 #include "relief.bpf.h"
 #include "task.bpf.h"
 #include "call.bpf.h"
+#include "gcall.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -86,6 +87,8 @@ bool BPF_STRUCT_OPS(umcg_yield, struct task_struct *from, struct task_struct *to
 		t->yielded = 1;
 		if (t->kind == UMCG_K_WORKER)
 			count(yields);
+		else if (is_member(t))
+			member_yield(t);
 	}
 	scx_bpf_task_set_slice(from, 0);
 	return false;

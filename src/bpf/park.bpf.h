@@ -21,6 +21,7 @@
 #include "idle.bpf.h"
 #include "kernelq.bpf.h"
 #include "list.bpf.h"
+#include "member.bpf.h"
 #include "preempt.bpf.h"
 #include "wake.bpf.h"
 
@@ -187,6 +188,23 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	park(p, t, w, cpu, enq_flags, now);
 }
 
+/* True: held by its group. False: it waits like any worker. */
+static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_task *t,
+					   u64 enq_flags)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 now = umcg_now();
+
+	if (member_hold(p, t, scx_bpf_task_cpu(p), enq_flags, now)) {
+		t->left_ns = 0;
+		t->preempt = 0;
+		return true;
+	}
+	if (w)
+		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
+	return false;
+}
+
 static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 {
 	struct umcg_task *t = task_ctx(p);
@@ -195,8 +213,10 @@ static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 		server_enqueue(p, t, enq_flags, umcg_now());
 		return;
 	}
+	if (t && is_member(t) && member_enqueue(p, t, enq_flags))
+		return;
 	/* Exiting tasks hold memory that others wait for, and no policy cares. */
-	if (t && t->kind == UMCG_K_WORKER &&
+	if (t && (t->kind == UMCG_K_WORKER || is_member(t)) &&
 	    !(umcg_staged && (p->flags & PF_EXITING))) {
 		enqueue_worker(p, t, enq_flags);
 		return;

@@ -44,6 +44,14 @@ struct umcg_task {
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
 	u8 rescued;		/* the relief valve moved it */
+	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
+
+	/* Members of application groups. */
+	u32 group;
+	u32 group_gen;
+	u32 member;		/* its index there; 0 in a thread that only attached */
+	u32 left;		/* server whose slot it has just given up */
+	u64 base_ns;		/* CPU time before it was registered */
 };
 
 struct {

@@ -20,6 +20,7 @@
 #define __UMCG_RELIEF_BPF_H
 
 #include "edges.bpf.h"
+#include "gsweep.bpf.h"
 
 #define PERIOD_BUSY_NS (4 * NSEC_PER_MSEC)
 #define PERIOD_IDLE_NS (100 * NSEC_PER_MSEC)
@@ -156,6 +157,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 	WRITE_ONCE(umcg_helpless, helpless);
 	if (umcg_nr_cgroups)
 		cgroups_sweep();
+	if (umcg_nr_groups && groups_sweep(now))
+		period = PERIOD_BUSY_NS;
 	if (umcg_quantum_ns && period == PERIOD_BUSY_NS && umcg_quantum_ns < period)
 		period = umcg_quantum_ns;
 	bpf_timer_start(&tm->timer, period, 0);

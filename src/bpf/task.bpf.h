@@ -84,6 +84,8 @@ static __always_inline void task_disable(struct task_struct *p)
 	if (!t)
 		return;
 	pending_lower(t);
+	if (is_member(t))
+		member_gone(p, t);
 	if (t->kind != UMCG_K_WORKER)
 		return;
 	w = worker_rec(t->idx);
@@ -101,6 +103,8 @@ static __always_inline void task_exit(struct task_struct *p)
 {
 	struct umcg_task *t = task_ctx(p);
 
+	if (t && is_member(t))
+		member_gone(p, t);
 	if (!t || t->kind != UMCG_K_WORKER)
 		return;
 	pending_lower(t);

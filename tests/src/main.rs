@@ -6,6 +6,7 @@
 //! the kernel ejected a scheduler meanwhile, and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
 
 mod cgroup;
+mod client;
 mod hammer_skel;
 mod harness;
 mod load;

@@ -4,6 +4,7 @@ mod cgroup;
 mod changes;
 mod decide;
 mod doctor;
+mod group;
 mod hammer;
 mod life;
 mod see;
@@ -94,6 +95,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
+        group::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * group: one loaded program serves many groups: their maps and who is in them.
+ *
+ * Does:    finds a task's group, records by index or Id, the words' edges.
+ * State:   umcg_truths, umcg_desks (outer maps, by group number), umcg_groups
+ *          (which numbers are alive), tokens, bells.
+ * Called from: every path of a member, once per callback: outer and inner
+ *          look-up cost about 40 instructions, each further record 24.
+ * Races:   a number is used again: its generation has moved, so that task
+ *          storage of the old group finds nothing. The daemon deletes the outer
+ *          entries after the drain, an RCU period later nobody writes.
+ * Never:   takes an index or a generation from the client map for granted.
+ */
+#ifndef __UMCG_GROUP_BPF_H
+#define __UMCG_GROUP_BPF_H
+
+#include "key.bpf.h"
+#include "server.bpf.h"
+
+/* The only thing that an inner map may differ in is max_entries. */
+struct umcg_truth_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct umcg_member));
+};
+
+struct umcg_desk_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct umcg_desk));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_GROUPS);
+	__type(key, u32);
+	__array(values, struct umcg_truth_map);
+} umcg_truths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_GROUPS);
+	__type(key, u32);
+	__array(values, struct umcg_desk_map);
+} umcg_desks SEC(".maps");
+
+/* Bells of app servers, by the number in their token. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_BELLS);
+	__type(key, u32);
+	__array(values, struct umcg_bell);
+} umcg_group_bells SEC(".maps");
+
+struct umcg_token_key {
+	u64 half[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct umcg_token_key);
+	__type(value, struct umcg_token);
+} umcg_tokens SEC(".maps");
+
+/* gen: odd = alive. draining: nobody is held any more. */
+struct umcg_group_life {
+	u32 gen;
+	u32 draining;
+} umcg_groups[UMCG_MAX_GROUPS];
+u32 umcg_nr_groups;	/* alive; 0 = the sweep has nothing to do */
+u32 umcg_group_top;	/* numbers from here on were never used */
+u32 umcg_held_since;	/* sweeps since somebody was seen held */
+u64 umcg_epoch;		/* of this load, given by the daemon */
+
+static __always_inline struct umcg_group_life *group_life(u32 g)
+{
+	barrier_var(g);
+	return &umcg_groups[g & (UMCG_MAX_GROUPS - 1)];
+}
+
+static __always_inline bool is_member(const struct umcg_task *t)
+{
+	return t->kind >= UMCG_K_GSERVER;
+}
+
+/* The truth map of @t's group; NULL when the group is gone. */
+static __always_inline void *truth_of(const struct umcg_task *t)
+{
+	u32 g = t->group;
+
+	if (group_life(g)->gen != t->group_gen)
+		return NULL;
+	return bpf_map_lookup_elem(&umcg_truths, &g);
+}
+
+static __always_inline void *desks_of(const struct umcg_task *t)
+{
+	u32 g = t->group;
+
+	return bpf_map_lookup_elem(&umcg_desks, &g);
+}
+
+static __always_inline struct umcg_member *member_at(void *truth, u32 idx)
+{
+	return bpf_map_lookup_elem(truth, &idx);
+}
+
+static __always_inline struct umcg_group *group_head(void *truth)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(truth, &zero);
+}
+
+static __always_inline struct umcg_desk *desk_at(void *desks, u32 idx)
+{
+	return bpf_map_lookup_elem(desks, &idx);
+}
+
+/* By an Id that a client gave. */
+static __always_inline struct umcg_member *member_by_id(void *truth, u64 id)
+{
+	u32 idx = id, gen = id >> 32;
+	struct umcg_member *m;
+
+	if (!idx || !(gen & 1))
+		return NULL;
+	m = member_at(truth, idx);
+	return m && READ_ONCE(m->gen) == gen ? m : NULL;
+}
+
+static __always_inline u64 member_id(const struct umcg_member *m, u32 idx)
+{
+	return (u64)m->gen << 32 | idx;
+}
+
+static __always_inline u64 server_bit(u32 idx)
+{
+	return 1ULL << ((idx - 1) & (UMCG_GROUP_SERVERS - 1));
+}
+
+/*
+ * One edge: from a state in @from to @to, a remembered wake is kept but for
+ * @clear. False: the word is in another state, *@seen tells which. Writers are
+ * the callbacks of the task (rq lock) and wakers, who lose or win the cmpxchg.
+ */
+static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
+					u64 clear, u64 now, u64 *seen)
+{
+	u64 old = READ_ONCE(m->word), got, stamp;
+	int i;
+
+	for (i = 0; i < WORD_TRIES; i++) {
+		*seen = old;
+		if (!(from & FROM(word_state(old) & 7)))
+			return false;
+		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
+		got = umcg_cmpxchg(&m->word, old, word_make(stamp, to |
+				   (old & UMCG_F_PENDING & ~clear)));
+		if (got == old) {
+			WRITE_ONCE(m->since_ns, stamp);
+			return true;
+		}
+		count(word_race);
+		old = got;
+	}
+	return false;
+}
+
+/* A worker that the policy of its server, not the kernel, keeps waiting. */
+#define JOBCTL_WANTS_CPU ((1UL << 17) | (1UL << 19) | (1UL << 20) | (1UL << 23))
+#define SIGKILL_BIT (1UL << 8)
+
+/* Dies, stops or freezes: it can do that only when it runs. */
+static __always_inline bool must_run(const struct task_struct *p)
+{
+	return (p->flags & PF_EXITING) || (p->jobctl & JOBCTL_WANTS_CPU) ||
+	       (p->pending.signal.sig[0] & SIGKILL_BIT);
+}
+
+#endif /* __UMCG_GROUP_BPF_H */
