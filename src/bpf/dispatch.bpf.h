@@ -370,7 +370,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	else if (t && t->kind == UMCG_K_SERVER)
 		wants = false;
 	else if (t && is_member(t)) {
-		u32 next = member_dispatch(k.c, cpu, prev, t, k.now);
+		u32 next = member_dispatch(cpu, prev, t, k.now);
 
 		if (next == HANDOFF_DONE || next == HANDOFF_KEEP)
 			return;

@@ -119,8 +119,7 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 		let_run(w);
 }
 
-/* 1: held, and so worth another look soon. */
-static __noinline int sweep_member(u32 g, u32 idx, u64 now)
+static __always_inline int sweep_one(u32 g, u32 idx, u64 now)
 {
 	void *truth = bpf_map_lookup_elem(&umcg_truths, &g);
 	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
@@ -139,6 +138,17 @@ static __noinline int sweep_member(u32 g, u32 idx, u64 now)
 	else if (m->kind == UMCG_M_WORKER)
 		sweep_worker(g, idx, truth, m, now);
 	return 1;
+}
+
+/* 1: held, and so worth another look soon. */
+__weak int sweep_member(u32 g, u32 idx, u64 now)
+{
+	int held;
+
+	bpf_rcu_read_lock();	/* the verifier takes it for a part of umcg_init */
+	held = sweep_one(g, idx, now);
+	bpf_rcu_read_unlock();
+	return held;
 }
 
 /* The next record, or the next group that is alive. */
@@ -163,7 +173,7 @@ static __always_inline void sweep_next(void)
 }
 
 /* True: somebody is held, so the timer has to stay fast. */
-static __noinline int groups_sweep(u64 now)
+__weak int groups_sweep(u64 now)
 {
 	int i;
 

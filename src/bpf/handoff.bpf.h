@@ -254,10 +254,10 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 }
 
 /* The request of @prev, a member that still wants the CPU. */
-static __always_inline u32 member_dispatch(struct umcg_cpu *c, s32 cpu,
-					   struct task_struct *prev,
-					   struct umcg_task *t, u64 now)
+__weak int member_dispatch(s32 cpu, struct task_struct *prev __arg_trusted,
+			   struct umcg_task *t __arg_nonnull, u64 now)
 {
+	struct umcg_cpu *c = cpu_rec(cpu);
 	struct umcg_worker *w = worker_rec(t->idx);
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
@@ -276,7 +276,7 @@ static __always_inline u32 member_dispatch(struct umcg_cpu *c, s32 cpu,
 }
 
 /* One member that is due: true if it is on the local queue. */
-static __always_inline bool put_due(struct umcg_cpu *c, s32 cpu, u32 sys, u64 now)
+__weak int put_due(s32 cpu, u32 sys, u64 now)
 {
 	struct task_struct *p = worker_task(sys);
 	struct umcg_task *t = p ? task_ctx(p) : NULL;
@@ -316,7 +316,7 @@ static __always_inline bool put_due(struct umcg_cpu *c, s32 cpu, u32 sys, u64 no
 	return false;
 }
 
-static __noinline bool dues_put(s32 cpu, u64 now)
+__weak int dues_put(s32 cpu, u64 now)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
 	bool local = false;
@@ -327,7 +327,7 @@ static __noinline bool dues_put(s32 cpu, u64 now)
 
 		if (!sys)
 			break;
-		if (put_due(c, cpu, sys, now))
+		if (put_due(cpu, sys, now))
 			local = true;
 	}
 	return local;

@@ -208,11 +208,12 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 }
 
 /* ops.enqueue. True: held. False: the way of a worker of the system group. */
-static __always_inline bool member_hold(struct task_struct *p, struct umcg_task *t,
-					s32 cpu, u64 enq_flags, u64 now)
+__weak int member_hold(struct task_struct *p __arg_trusted,
+		       struct umcg_task *t __arg_nonnull, u64 enq_flags, u64 now)
 {
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	s32 cpu = scx_bpf_task_cpu(p);
 
 	t->ghost = 0;
 	if (!m) {
@@ -273,8 +274,8 @@ static __always_inline void server_running_app(struct umcg_task *t,
 }
 
 /* The group's side of ops.running; the system group's follows. */
-static __always_inline void member_running(struct task_struct *p, struct umcg_task *t,
-					   u64 now)
+__weak int member_running(struct task_struct *p __arg_trusted,
+			  struct umcg_task *t __arg_nonnull, u64 now)
 {
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
@@ -282,7 +283,7 @@ static __always_inline void member_running(struct task_struct *p, struct umcg_ta
 
 	if (!m) {
 		t->kind = UMCG_K_WORKER;
-		return;
+		return 0;
 	}
 	if (!t->ghost) {
 		if (t->kind == UMCG_K_GSERVER)
@@ -299,6 +300,7 @@ static __always_inline void member_running(struct task_struct *p, struct umcg_ta
 	}
 	if (kick_stands(m))
 		scx_bpf_task_set_slice(p, 0);
+	return 0;
 }
 
 static __always_inline u32 block_reason(u64 flags)
@@ -308,8 +310,8 @@ static __always_inline u32 block_reason(u64 flags)
 }
 
 /* ops.quiescent with SLEEP. @flags: what it blocks in; @nr: the system call. */
-static __always_inline void member_blocks(struct task_struct *p, struct umcg_task *t,
-					  u64 flags, s32 nr, u64 now)
+__weak int member_blocks(struct task_struct *p __arg_trusted,
+			 struct umcg_task *t __arg_nonnull, u64 flags, s32 nr, u64 now)
 {
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
@@ -318,34 +320,35 @@ static __always_inline void member_blocks(struct task_struct *p, struct umcg_tas
 
 	t->ghost = 0;
 	if (!m)
-		return;
+		return 0;
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (t->kind == UMCG_K_GSERVER) {
 		slot_store(m, t);
 		if (!ghost)
 			member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
-		return;
+		return 0;
 	}
 	if (ghost) {
 		member_edge(m, FROM(UMCG_IDLE), UMCG_IDLE | UMCG_F_ASLEEP, 0, now, &seen);
-		return;
+		return 0;
 	}
 	if (word_state(READ_ONCE(m->word)) != UMCG_RUNNABLE)
 		member_edge(m, FROM(UMCG_RUNNING), UMCG_BLOCKED | flags, 0, now, &seen);
 	m->op = UMCG_OP_NONE;
 	slot_give_back(truth, t, m, block_reason(flags), nr, scx_bpf_task_cpu(p), now);
+	return 0;
 	/* pairs with slot_claim() */
 }
 
 /* ops.runnable with WAKEUP. */
-static __always_inline void member_wakes(struct umcg_task *t, u64 now)
+__weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 {
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
 	u64 seen;
 
 	if (!m)
-		return;
+		return 0;
 	if (t->kind == UMCG_K_GSERVER) {
 		/* Its worker used the slot meanwhile. */
 		if (t->clock_cpu == m->slot_cpu && key_before(t->v, m->slot_v))
@@ -353,12 +356,13 @@ static __always_inline void member_wakes(struct umcg_task *t, u64 now)
 		slot_store(m, t);
 		if (word_state(m->word) == UMCG_BLOCKED)
 			member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen);
-		return;
+		return 0;
 	}
 	if (member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
 		m->why = seen & UMCG_F_PENDING ? UMCG_R_WOKEN : UMCG_R_TIMEDOUT;
 	else if (member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen))
 		m->why = UMCG_R_UNBLOCKED;
+	return 0;
 }
 
 /* The workers of a server that is gone are for another one, if there is any. */
@@ -383,8 +387,7 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 	server_poke(head, truth, desks, si);
 }
 
-/* Exit, exec, class change, unregister: back to an ordinary worker. */
-static __noinline int member_gone(struct task_struct *p, struct umcg_task *t)
+static __always_inline void member_goes(struct task_struct *p, struct umcg_task *t)
 {
 	struct umcg_member *m;
 	struct umcg_group *head;
@@ -392,8 +395,8 @@ static __noinline int member_gone(struct task_struct *p, struct umcg_task *t)
 	u64 seen, now = umcg_now();
 	void *truth;
 
-	if (!t || !is_member(t))
-		return 0;
+	if (!is_member(t))
+		return;
 	truth = truth_of(t);
 	m = truth ? member_at(truth, t->member) : NULL;
 	head = truth ? group_head(truth) : NULL;
@@ -413,6 +416,15 @@ static __noinline int member_gone(struct task_struct *p, struct umcg_task *t)
 	t->ghost = 0;
 	t->left = 0;
 	t->kind = UMCG_K_WORKER;
+}
+
+/* Exit, exec, class change, unregister: back to an ordinary worker. */
+__weak int member_gone(struct task_struct *p __arg_trusted,
+		       struct umcg_task *t __arg_nonnull)
+{
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	member_goes(p, t);
+	bpf_rcu_read_unlock();
 	return 0;
 }
 

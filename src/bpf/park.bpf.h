@@ -195,7 +195,7 @@ static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_ta
 	struct umcg_worker *w = worker_rec(t->idx);
 	u64 now = umcg_now();
 
-	if (member_hold(p, t, scx_bpf_task_cpu(p), enq_flags, now)) {
+	if (member_hold(p, t, enq_flags, now)) {
 		t->left_ns = 0;
 		t->preempt = 0;
 		return true;

@@ -281,8 +281,7 @@ static __always_inline void desk_push(struct umcg_group *head, struct umcg_desk 
 	/* pairs with the library's drain: queued = 0 (full), then reads the word */
 }
 
-/* Worker @idx is RUNNABLE: a server hears of it, once. */
-static __noinline int tell_runnable(u32 g, u32 idx, u32 home)
+static __always_inline void tell(u32 g, u32 idx, u32 home)
 {
 	struct umcg_desk *list, *w;
 	struct umcg_group *head;
@@ -292,19 +291,27 @@ static __noinline int tell_runnable(u32 g, u32 idx, u32 home)
 	truth = bpf_map_lookup_elem(&umcg_truths, &g);
 	desks = bpf_map_lookup_elem(&umcg_desks, &g);
 	if (!truth || !desks)
-		return 0;
+		return;
 	head = group_head(truth);
 	if (!head)
-		return 0;
+		return;
 	si = whom_to_tell(head, home);
 	if (!si)
-		return 0;	/* the first server that registers walks the truth */
+		return;	/* the first server that registers walks the truth */
 	list = desk_at(desks, si);
 	w = desk_at(desks, idx);
 	if (!list || !w)
-		return 0;
+		return;
 	desk_push(head, list, si, w, idx);
 	server_poke(head, truth, desks, READ_ONCE(w->queued) ?: si);
+}
+
+/* Worker @idx is RUNNABLE: a server hears of it, once. */
+__weak int tell_runnable(u32 g, u32 idx, u32 home)
+{
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	tell(g, idx, home);
+	bpf_rcu_read_unlock();
 	return 0;
 }
 

@@ -11,27 +11,22 @@ use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
 use super::{Test, short};
 use crate::client::{self, Name, Seen, serve, worker};
-use crate::harness::{Sched, Verdict, metric, wait_until};
+use crate::harness::{self, Sched, Verdict, metric, wait_until};
 
 pub const TESTS: &[Test] = &[
     short("vm_group_cycles_unprivileged", "group", 30, cycles::<2000>),
-    short("vm_group_partial_mode", "group", 20, partial),
     short("vm_group_switch_ping_pong", "group", 10, switch_ping_pong),
     short("vm_group_wake_before_wait", "group", 10, wake_before_wait),
     short("vm_group_wait_times_out", "group", 10, wait_times_out),
     short("vm_group_kick_preempts", "group", 10, kick),
     short("vm_group_fault_is_told_apart", "group", 10, fault),
-    short(
-        "vm_group_wrong_calls_are_refused",
-        "group2",
-        10,
-        wrong_calls,
-    ),
-    short("vm_group_two_are_isolated", "group2", 10, isolated),
-    short("vm_group_stop_and_kill", "group2", 15, stop_and_kill),
-    short("vm_group_server_gone_rescues", "group2", 15, server_gone),
-    short("vm_group_hostile_desk", "group2", 15, hostile),
-    short("vm_group_teardown_leaves_no_map", "group2", 10, teardown),
+    short("vm_group_wrong_calls_are_refused", "group", 10, wrong_calls),
+    short("vm_group_two_are_isolated", "group", 10, isolated),
+    short("vm_group_stop_and_kill", "group", 15, stop_and_kill),
+    short("vm_group_server_gone_rescues", "group", 15, server_gone),
+    short("vm_group_hostile_desk", "group", 15, hostile),
+    short("vm_group_teardown_leaves_no_map", "group", 10, teardown),
+    short("vm_group_partial_mode", "group", 20, partial),
     short("vm_group_hand_off_cost", "cost,icount,cpus=1", 30, cost),
 ];
 
@@ -46,8 +41,14 @@ fn with_server(members: u32, body: fn(&Arc<KernelGroup>, Id) -> Result<()>) -> R
     Ok(())
 }
 
-fn in_client(args: &[&str], body: fn() -> Result<()>) -> Result<Verdict> {
-    let sched = Sched::start(args)?;
+fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
+    let sched = harness::shared()?;
+    in_client_of(&sched, body)?;
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+fn in_client_of(sched: &Sched, body: fn() -> Result<()>) -> Result<()> {
     let result = client::spawn(body)?.result(LIMIT);
     let shared = sched.counter("grp_shared")?;
     let illegal = sched.counter("edge_illegal")?;
@@ -65,8 +66,7 @@ fn in_client(args: &[&str], body: fn() -> Result<()>) -> Result<Verdict> {
         "{shared} times two running workers of a server"
     );
     ensure!(illegal == 0, "{illegal} illegal edges");
-    sched.stop()?;
-    Ok(Verdict::Ok)
+    Ok(())
 }
 
 fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<()> {
@@ -131,11 +131,14 @@ fn cycles_body<const N: u64>() -> Result<()> {
 }
 
 fn cycles<const N: u64>() -> Result<Verdict> {
-    in_client(&[], cycles_body::<N>)
+    in_client(cycles_body::<N>)
 }
 
 fn partial() -> Result<Verdict> {
-    in_client(&["--partial"], cycles_body::<300>)
+    let sched = Sched::start(&["--partial"])?;
+    in_client_of(&sched, cycles_body::<300>)?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
 }
 
 fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<Seen> {
@@ -177,7 +180,7 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<Seen> {
 }
 
 fn switch_ping_pong() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let seen = ping_pong(group, me, 5000)?;
             ensure!(seen.runs < 500, "the server was in the way: {seen:?}");
@@ -187,7 +190,7 @@ fn switch_ping_pong() -> Result<Verdict> {
 }
 
 fn wake_before_wait() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let name = Arc::new(Name::default());
             let told = name.clone();
@@ -219,7 +222,7 @@ fn wake_before_wait() -> Result<Verdict> {
 }
 
 fn wait_times_out() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let waiter = worker(group, 1, |group, me| {
                 for ms in [1, 5, 20, 100, 300] {
@@ -241,7 +244,7 @@ fn wait_times_out() -> Result<Verdict> {
 }
 
 fn kick() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let stop = Arc::new(AtomicBool::new(false));
             let (quit, name) = (stop.clone(), Arc::new(Name::default()));
@@ -341,7 +344,7 @@ fn faulting_pages(pages: usize) -> Result<usize> {
 }
 
 fn fault() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let base = faulting_pages(FAULTS)?;
             let toucher = worker(group, 1, move |_, _| {
@@ -371,7 +374,7 @@ fn kind_of<T>(result: umcg::Result<T>) -> Option<ErrorKind> {
 }
 
 fn wrong_calls() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         with_server(4, |group, me| {
             let again = group.register(Kind::Worker, 0, &mut |_| {});
             ensure!(
@@ -427,7 +430,7 @@ fn wrong_calls() -> Result<Verdict> {
 }
 
 fn isolated() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         let other = client::group(4)?;
         with_server(4, |group, me| {
             let busy = worker(group, 1, |_, _| nanosleeps(200));
@@ -488,12 +491,13 @@ fn all_stopped(pid: i32) -> bool {
 }
 
 fn stop_and_kill() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
+    let before = sched.counter("grp_run")?;
     let client = client::spawn(|| with_server(32, crowd))?;
     ensure!(
         wait_until(Duration::from_secs(10), || sched
             .counter("grp_run")
-            .is_ok_and(|n| n > 500)),
+            .is_ok_and(|n| n > before + 500)),
         "no hand-overs"
     );
     for _ in 0..3 {
@@ -521,13 +525,13 @@ fn stop_and_kill() -> Result<Verdict> {
         state_of(client.pid)
     );
     metric("group_kill", &[("ms", began.elapsed().as_secs_f64() * 1e3)]);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// The only server leaves, a worker still comes to its end.
 fn server_gone() -> Result<Verdict> {
-    in_client(&[], || {
+    in_client(|| {
         let group = client::group(4)?;
         let server = group.clone();
         let thread = std::thread::spawn(move || -> Result<()> {
@@ -549,7 +553,7 @@ fn server_gone() -> Result<Verdict> {
 }
 
 fn hostile() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let bad = client::spawn(|| {
         let group = client::group(16)?;
         let me = group.register(Kind::Server, 0, &mut |_| {})?;
@@ -586,7 +590,6 @@ fn hostile() -> Result<Verdict> {
     client::spawn_as(65533, cycles_body::<200>)?.result(LIMIT)?;
     bad.result(LIMIT)?;
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }
 
@@ -600,8 +603,11 @@ fn group_maps() -> usize {
 }
 
 fn teardown() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
-    ensure!(group_maps() == 0, "maps before there was a group");
+    let sched = harness::shared()?;
+    ensure!(
+        wait_until(Duration::from_secs(10), || group_maps() == 0),
+        "maps of the groups before"
+    );
     for _ in 0..5 {
         client::spawn(cycles_body::<20>)?.result(LIMIT)?;
     }
@@ -616,7 +622,7 @@ fn teardown() -> Result<Verdict> {
         "{} maps are left",
         group_maps()
     );
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -701,5 +707,5 @@ fn cost() -> Result<Verdict> {
     futex_round_trip(1000)?;
     let futex = futex_round_trip(COST_ROUNDS)?;
     metric("group_futex", &[("round_trip", futex)]);
-    in_client(&[], cost_of_group)
+    in_client(cost_of_group)
 }
