@@ -14,6 +14,7 @@ use scx_utils::{
 use umcg_policy::{Decide, Order, Policy};
 
 use super::bell::Bell;
+use super::client;
 use super::control::Control;
 use super::server::{self, Server, Settings};
 use super::stop::Stop;
@@ -113,6 +114,7 @@ fn configure(
     rodata.umcg_quantum_ns = args.quantum_us * 1000;
     rodata.umcg_nr_cpus = nr_cpus as u32;
     rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
+    rodata.umcg_partial = args.partial;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
@@ -210,6 +212,16 @@ impl Loaded<'_> {
             attach_failure(e)
         })?;
         servers.iter().for_each(server::Handle::ring);
+        let exec = self.skel.progs.umcg_exec.attach();
+        let exec = exec.context("cannot follow exec, which ends a membership")?;
+        let deaf = Arc::new(AtomicBool::new(false));
+        let clients = match client::spawn(&self.skel, !args.partial, deaf.clone()) {
+            Ok(clients) => Some(clients),
+            Err(err) => {
+                warn!("no application groups: {err:#}");
+                None
+            }
+        };
         self.settle(args, ejections)?;
         if let Err(err) = self.move_timer() {
             warn!("the timer may stay on a nohz_full CPU: {err:#}");
@@ -219,6 +231,11 @@ impl Loaded<'_> {
         control.run(args, asked, || uei_exited!(&self.skel, uei))?;
 
         let ejected = uei_exited!(&self.skel, uei);
+        deaf.store(true, Ordering::Relaxed);
+        if let Some(clients) = clients {
+            clients.join();
+        }
+        drop(exec);
         drop(link);
         stop.store(true, Ordering::Relaxed);
         for server in servers {

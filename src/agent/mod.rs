@@ -2,6 +2,7 @@
 
 pub mod bell;
 pub mod caps;
+pub mod client;
 pub mod control;
 pub mod load;
 pub mod server;

@@ -24,7 +24,7 @@
 #define __UMCG_DISPATCH_BPF_H
 
 #include "explain.bpf.h"
-#include "park.bpf.h"
+#include "handoff.bpf.h"
 
 #define TAKE_TRIES 4
 #define STEAL_TRIES 64
@@ -296,7 +296,7 @@ static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
 	s32 there = scx_bpf_dsq_nr_queued(PARK(other));
 	u64 mine, theirs;
 
-	if (!umcg_grouped || there <= 0)
+	if (!umcg_nr_cgroups || there <= 0)
 		return there > (s32)k->waiting;
 	mine = READ_ONCE(k->c->parked_weight) + k->c->cur_weight;
 	theirs = READ_ONCE(oc->parked_weight) + (oc->cur_idx ? oc->cur_weight : 0);
@@ -375,6 +375,18 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		w = worker_rec(t->idx);
 	else if (t && t->kind == UMCG_K_SERVER)
 		wants = false;
+	else if (t && is_member(t)) {
+		u32 next = member_dispatch(cpu, prev, t, k.now);
+
+		if (next == HANDOFF_DONE || next == HANDOFF_KEEP)
+			return;
+		if (next == HANDOFF_AWAY)
+			wants = false;
+		else
+			w = worker_rec(t->idx);
+	}
+	if (k.c->due && dues_put(cpu, k.now))
+		return;
 	if (w)
 		forced = request_stands(w) || is_endless(k.c);
 

@@ -25,15 +25,18 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 	struct umcg_worker *w;
 	u64 old, now;
 
-	if (!t || t->kind != UMCG_K_WORKER)
+	if (!t || t->kind != UMCG_K_WORKER) {
+		if (t && is_member(t) && (enq_flags & SCX_ENQ_WAKEUP))
+			member_wakes(t, umcg_now());
 		return;
+	}
 	w = worker_rec(t->idx);
 	if (!w)
 		return;
 	if (!(enq_flags & SCX_ENQ_WAKEUP) && word_state(READ_ONCE(w->word)) != UMCG_NONE)
 		return;
-	if (t->group)
-		group_enter(t, p);
+	if (t->cgroup)
+		cgroup_enter(t, p);
 	now = umcg_now();
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
@@ -58,13 +61,30 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 	c->cur_idx = t->idx;
 }
 
+/* What the system policy keeps of who runs here. */
+static __always_inline void running_now(struct task_struct *p, struct umcg_task *t,
+					struct umcg_worker *w, struct umcg_cpu *c,
+					s32 cpu, u64 now)
+{
+	u32 weight;
+
+	idle_account(c, t);
+	t->parked_ns = 0;
+	t->yielded = 0;
+	clock_move(t, cpu);
+	if (key_before(c->vnow, t->v))
+		c->vnow = t->v;
+	weight = worker_weight(p, t, w);
+	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
+	publish_current(c, t, w, weight, now);
+}
+
 static __always_inline void running_worker(struct task_struct *p,
 					   struct umcg_task *t,
 					   struct umcg_cpu *c, s32 cpu, u64 now)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
 	u64 old, since, flags = 0;
-	u32 weight;
 
 	if (!w)
 		return;
@@ -86,16 +106,23 @@ static __always_inline void running_worker(struct task_struct *p,
 		count_on(c, switches);
 	}
 	claim_drop(w);
+	running_now(p, t, w, c, cpu, now);
+}
 
-	idle_account(c, t);
-	t->parked_ns = 0;
-	t->yielded = 0;
-	clock_move(t, cpu);
-	if (key_before(c->vnow, t->v))
-		c->vnow = t->v;
-	weight = worker_weight(p, t, w);
-	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
-	publish_current(c, t, w, weight, now);
+static __always_inline void running_member(struct task_struct *p,
+					   struct umcg_task *t,
+					   struct umcg_cpu *c, s32 cpu, u64 now)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+
+	if (!w)
+		return;
+	member_running(p, t, now);
+	if (word_state(READ_ONCE(w->word)) == UMCG_RUNNABLE)
+		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNING, now);
+	c->cur_member = 1;
+	count_on(c, switches);
+	running_now(p, t, w, c, cpu, now);
 }
 
 static __always_inline void edge_running(struct task_struct *p)
@@ -110,6 +137,7 @@ static __always_inline void edge_running(struct task_struct *p)
 	c->picked_ns = now;
 	c->granted_ns = p->scx.slice;
 	c->cur_idx = 0;
+	c->cur_member = 0;
 	c->run_exec = p->se.sum_exec_runtime;
 	if (!t)
 		return;
@@ -118,6 +146,8 @@ static __always_inline void edge_running(struct task_struct *p)
 		running_worker(p, t, c, cpu, now);
 	else if (t->kind == UMCG_K_SERVER)
 		server_running(t, now);
+	else if (is_member(t))
+		running_member(p, t, c, cpu, now);
 }
 
 static __always_inline void stopping_worker(struct task_struct *p,
@@ -155,6 +185,24 @@ static __always_inline void stopping_worker(struct task_struct *p,
 		  UMCG_RUNNABLE | flags, now);
 }
 
+/* The charge is the slot's: its time goes with who runs next in it. */
+static __always_inline void stopping_member(struct task_struct *p,
+					    struct umcg_task *t,
+					    struct umcg_cpu *c, bool runnable,
+					    u64 now)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 ran = now - c->picked_ns;
+
+	if (!w)
+		return;
+	t->quiet_ns = quiet_now(c, now);
+	charge(p, t, w, c);
+	c->cur_idx = 0;
+	t->left_ns = runnable && !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
+		c->granted_ns - ran : 0;
+}
+
 static __always_inline void edge_stopping(struct task_struct *p, bool runnable)
 {
 	struct umcg_task *t = task_ctx(p);
@@ -164,6 +212,8 @@ static __always_inline void edge_stopping(struct task_struct *p, bool runnable)
 		stopping_worker(p, t, c, runnable, umcg_now());
 	else if (t && t->kind == UMCG_K_SERVER)
 		server_stopping(p, t, runnable, c, umcg_now());
+	else if (t && is_member(t))
+		stopping_member(p, t, c, runnable, umcg_now());
 	else
 		kernelq_charge(p, c, p->se.sum_exec_runtime - c->run_exec);
 }
@@ -194,6 +244,13 @@ static __always_inline u64 block_flags(struct task_struct *p)
 	return regs && (s64)regs->orig_ax == -1 ? UMCG_F_FAULT : 0;
 }
 
+static __always_inline s32 block_call(struct task_struct *p)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(p);
+
+	return regs ? (s32)BPF_CORE_READ(regs, orig_ax) : -1;
+}
+
 static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 {
 	struct umcg_task *t = task_ctx(p);
@@ -208,7 +265,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 		server_quiescent(p, t, now);
 		return;
 	}
-	if (t->kind != UMCG_K_WORKER)
+	if (t->kind != UMCG_K_WORKER && !is_member(t))
 		return;
 	w = worker_rec(t->idx);
 	if (!w)
@@ -218,8 +275,15 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 		return;
 
 	if (t->counted)
-		group_leave(t);
+		cgroup_leave(t);
 	burst_end(t, w);
+	if (is_member(t)) {
+		if (!(p->__state & TASK_DEAD)) {
+			member_blocks(p, t, block_flags(p), block_call(p), now);
+			return;
+		}
+		member_gone(p, t);
+	}
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);
 	count(blocks);

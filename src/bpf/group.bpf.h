@@ -1,312 +1,188 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * group: cgroups: whose share of the machine a worker has.
+ * group: one loaded program serves many groups: their maps and who is in them.
  *
- * Does:    1. a record per cgroup that has the cpu controller, the root has none:
- *             its members count with their own weights;
- *          2. enter, leave: a worker that becomes runnable or blocks adds its
- *             weight to its cgroup's `load` or takes it away: one atomic, and
- *             none for members of the root;
- *          3. sample: the timer looks at each cgroup and keeps averages: how much
- *             of the time it is busy, and how much weight it holds while it is.
- *             From that comes `factor`, the product along the path of
- *               cpu.weight / weight that competes inside,
- *             by which key.bpf.h scales the weight of each member. A charge reads
- *             one word and never walks the tree.
- * State:   struct umcg_group, umcg_task.group/counted, umcg_grouped.
- * Called from: the cgroup_* ops (may sleep; the kernel serialises them), enable,
- *          runnable, quiescent, set_weight (rq lock), the relief timer.
- * Races:   the timer reads `load` while workers come and go: it is a sample.
- *          Exit of a cgroup beside the timer: what it `gave` its parent is taken
- *          by xchg, so it is given back once; what a sample gave after the exit
- *          the next pass takes back. A task that outlives its cgroup finds
- *          another generation and counts as a member of the root.
- * Never:   fails: an error from cgroup_init would make mkdir fail. Without a
- *          record a cgroup counts as part of its parent.
- * Counters: group_fail.
- *
- * Example: a(100) holds x(300) and y(100), each one hog, beside one hog in the
- * root. Inside a compete 400: x and y get 100/400 of 300 and 100: 75, 25, 100.
+ * Does:    finds a task's group, records by index or Id, the words' edges.
+ * State:   umcg_truths, umcg_desks (outer maps, by group number), umcg_groups
+ *          (which numbers are alive), tokens, bells.
+ * Called from: every path of a member, once per callback: outer and inner
+ *          look-up cost about 40 instructions, each further record 24.
+ * Races:   a number is used again: its generation has moved, so that task
+ *          storage of the old group finds nothing. The daemon deletes the outer
+ *          entries after the drain, an RCU period later nobody writes.
+ * Never:   takes an index or a generation from the client map for granted.
  */
 #ifndef __UMCG_GROUP_BPF_H
 #define __UMCG_GROUP_BPF_H
 
-#include "record.bpf.h"
-#include "word.bpf.h"
+#include "key.bpf.h"
+#include "server.bpf.h"
 
-#define UMCG_MAX_GROUPS 4096		/* power of two; record 0 is the root */
-#define GROUP_LOOK 256			/* samples per pass of the timer */
-#define FACTOR_ONE 65536ULL
-#define WEIGHT_ONE 1024ULL		/* weights of workers have 10 more bits */
-#define WEIGHT_IDLE 1			/* of a cgroup with cpu.idle */
-/* Averages are sums of 8 samples: x += sample - x / 8. Loads have 8 more bits. */
-#define SAMPLES 8
-#define LOAD_ONE 256ULL
-#define BUSY_ONE 65536ULL
+/* The only thing that an inner map may differ in is max_entries. */
+struct umcg_truth_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct umcg_member));
+};
 
-struct umcg_group {
-	/* line 0: read at each charge of a member */
-	u32 gen;		/* odd while in use */
-	u32 parent;		/* index, 0 = the root */
-	u32 weight;		/* cpu.weight, 1..10000 */
-	u32 idle;		/* cpu.idle */
-	u64 factor;		/* FACTOR_ONE = members count in full */
-	u64 id;			/* of the cgroup */
-
-	/* line 1: each wake-up and block of a member */
-	u64 load __attribute__((aligned(64)));
-
-	/* line 2: the timer */
-	u64 own __attribute__((aligned(64)));	/* average of `load` */
-	u64 busy;		/* average of "has something runnable" */
-	u64 below;		/* what its children give: weight * busy */
-	u64 below_busy;
-	u64 gave;		/* the same two, to its parent */
-	u64 gave_busy;
-	u64 inside;		/* weight that competes in it while it is busy */
+struct umcg_desk_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct umcg_desk));
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, UMCG_MAX_GROUPS);
 	__type(key, u32);
-	__type(value, struct umcg_group);
-} umcg_groups SEC(".maps");
+	__array(values, struct umcg_truth_map);
+} umcg_truths SEC(".maps");
 
-/* By cgroup id; read only where cgroups and members come and go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_GROUPS);
+	__type(key, u32);
+	__array(values, struct umcg_desk_map);
+} umcg_desks SEC(".maps");
+
+/* Bells of app servers, by the number in their token. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, UMCG_MAX_BELLS);
+	__type(key, u32);
+	__array(values, struct umcg_bell);
+} umcg_group_bells SEC(".maps");
+
+struct umcg_token_key {
+	u64 half[2];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4 * UMCG_MAX_GROUPS);
-	__type(key, u64);
-	__type(value, u32);
-} umcg_group_ids SEC(".maps");
+	__uint(max_entries, 65536);
+	__type(key, struct umcg_token_key);
+	__type(value, struct umcg_token);
+} umcg_tokens SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(max_entries, UMCG_MAX_GROUPS);
-	__type(value, u32);
-} umcg_free_groups SEC(".maps");
+/* gen: odd = alive. draining: nobody is held any more. */
+struct umcg_group_life {
+	u32 gen;
+	u32 draining;
+} umcg_groups[UMCG_MAX_GROUPS];
+u32 umcg_nr_groups;	/* alive; 0 = the sweep has nothing to do */
+u32 umcg_group_top;	/* numbers from here on were never used */
+u32 umcg_held_since;	/* sweeps since somebody was seen held */
+u64 umcg_epoch;		/* of this load, given by the daemon */
 
-u32 umcg_fresh_group = 1;	/* indexes from here on were never used */
-u32 umcg_grouped;		/* cgroups beside the root */
-u32 umcg_group_cursor;		/* where the timer goes on */
-
-static __always_inline struct umcg_group *group_rec(u32 idx)
+static __always_inline struct umcg_group_life *group_life(u32 g)
 {
-	return bpf_map_lookup_elem(&umcg_groups, &idx);
+	barrier_var(g);
+	return &umcg_groups[g & (UMCG_MAX_GROUPS - 1)];
 }
 
-/* NULL: the root, or a cgroup that is gone. */
-static __always_inline struct umcg_group *group_of(const struct umcg_task *t)
+static __always_inline bool is_member(const struct umcg_task *t)
 {
-	struct umcg_group *g = t->group ? group_rec(t->group) : NULL;
-
-	return g && g->gen == t->group_gen ? g : NULL;
+	return t->kind >= UMCG_K_GSERVER;
 }
 
-static __always_inline u32 group_index(struct cgroup *cgrp)
+/* The truth map of @t's group; NULL when the group is gone. */
+static __always_inline void *truth_of(const struct umcg_task *t)
 {
-	u64 id = cgrp->kn->id;
-	u32 *idx = bpf_map_lookup_elem(&umcg_group_ids, &id);
+	u32 g = t->group;
 
-	return idx ? *idx : 0;
+	if (group_life(g)->gen != t->group_gen)
+		return NULL;
+	return bpf_map_lookup_elem(&umcg_truths, &g);
 }
 
-/* The record of @cgrp itself, not one of an ancestor that stands in for it. */
-static __always_inline struct umcg_group *group_own(struct cgroup *cgrp)
+static __always_inline void *desks_of(const struct umcg_task *t)
 {
-	struct umcg_group *g = group_rec(group_index(cgrp));
+	u32 g = t->group;
 
-	return g && (g->gen & 1) && g->id == cgrp->kn->id ? g : NULL;
+	return bpf_map_lookup_elem(&umcg_desks, &g);
 }
 
-static __always_inline void group_enter(struct umcg_task *t,
-					const struct task_struct *p)
+static __always_inline struct umcg_member *member_at(void *truth, u32 idx)
 {
-	struct umcg_group *g = group_of(t);
-
-	if (!g || t->counted)
-		return;
-	t->counted = p->scx.weight;
-	__sync_fetch_and_add(&g->load, (u64)t->counted);
+	return bpf_map_lookup_elem(truth, &idx);
 }
 
-static __always_inline void group_leave(struct umcg_task *t)
+static __always_inline struct umcg_group *group_head(void *truth)
 {
-	struct umcg_group *g = t->counted ? group_of(t) : NULL;
+	u32 zero = 0;
 
-	if (g)
-		__sync_fetch_and_sub(&g->load, (u64)t->counted);
-	t->counted = 0;
+	return bpf_map_lookup_elem(truth, &zero);
 }
 
-/* The rq lock is held; the task is on no queue. */
-static __always_inline void group_join(struct umcg_task *t,
-				       const struct task_struct *p,
-				       struct cgroup *to)
+static __always_inline struct umcg_desk *desk_at(void *desks, u32 idx)
 {
-	struct umcg_worker *w = worker_rec(t->idx);
-	u32 state = w ? word_state(READ_ONCE(w->word)) : UMCG_NONE;
-	struct umcg_group *g;
-
-	group_leave(t);
-	t->group = to ? group_index(to) : 0;
-	g = t->group ? group_rec(t->group) : NULL;
-	t->group_gen = g ? g->gen : 0;
-	if (state == UMCG_RUNNABLE || state == UMCG_RUNNING)
-		group_enter(t, p);
+	return bpf_map_lookup_elem(desks, &idx);
 }
 
-static __always_inline void group_weight_changed(struct umcg_task *t,
-						 const struct task_struct *p)
+/* By an Id that a client gave. */
+static __always_inline struct umcg_member *member_by_id(void *truth, u64 id)
 {
-	if (!t->counted)
-		return;
-	group_leave(t);
-	group_enter(t, p);
+	u32 idx = id, gen = id >> 32;
+	struct umcg_member *m;
+
+	if (!idx || !(gen & 1))
+		return NULL;
+	m = member_at(truth, idx);
+	return m && READ_ONCE(m->gen) == gen ? m : NULL;
 }
 
-static __always_inline u32 group_share(const struct umcg_group *g)
+static __always_inline u64 member_id(const struct umcg_member *m, u32 idx)
 {
-	return g->idle ? WEIGHT_IDLE : g->weight;
+	return (u64)m->gen << 32 | idx;
 }
 
-/* What @g brings to its parent; both once, whoever comes. */
-static __always_inline void group_give(struct umcg_group *g, u64 give, u64 busy)
+static __always_inline u64 server_bit(u32 idx)
 {
-	struct umcg_group *parent = g->parent ? group_rec(g->parent) : NULL;
-	u64 gave = umcg_xchg(&g->gave, give);
-	u64 gave_busy = umcg_xchg(&g->gave_busy, busy);
-
-	if (!parent)
-		return;
-	__sync_fetch_and_add(&parent->below, give - gave);
-	__sync_fetch_and_add(&parent->below_busy, busy - gave_busy);
+	return 1ULL << ((idx - 1) & (UMCG_GROUP_SERVERS - 1));
 }
 
-/* Rarely busy: what it held when it was is still the best guess. */
-static __always_inline void group_factor(struct umcg_group *g)
+/*
+ * One edge: from a state in @from to @to, a remembered wake is kept but for
+ * @clear. False: the word is in another state, *@seen tells which. Writers are
+ * the callbacks of the task (rq lock) and wakers, who lose or win the cmpxchg.
+ */
+static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
+					u64 clear, u64 now, u64 *seen)
 {
-	struct umcg_group *parent = g->parent ? group_rec(g->parent) : NULL;
-	u64 above = parent ? parent->factor : FACTOR_ONE, factor;
-
-	if (g->busy >= SAMPLES * BUSY_ONE / 64)
-		g->inside = (g->own + g->below) * BUSY_ONE / g->busy;
-	factor = above * group_share(g) * LOAD_ONE / (g->inside ?: 1);
-	if (factor > 10000 * FACTOR_ONE)
-		factor = 10000 * FACTOR_ONE;
-	WRITE_ONCE(g->factor, factor ?: 1);
-}
-
-static __always_inline void group_sample(struct umcg_group *g)
-{
-	u64 load = READ_ONCE(g->load), busy = READ_ONCE(g->below_busy);
-
-	if (load || busy > BUSY_ONE)
-		busy = BUSY_ONE;
-	g->own += load * LOAD_ONE - g->own / SAMPLES;
-	g->busy += busy - g->busy / SAMPLES;
-	group_give(g, group_share(g) * g->busy / LOAD_ONE, g->busy / SAMPLES);
-	group_factor(g);
-}
-
-/* @p's share of a CPU against the others there, WEIGHT_ONE * 100 = nice 0. */
-static __always_inline u64 group_scale(const struct umcg_task *t, u64 weight)
-{
-	struct umcg_group *g = group_of(t);
-
-	if (!g)
-		return weight;
-	weight = weight * READ_ONCE(g->factor) / FACTOR_ONE;
-	if (weight > 10000 * WEIGHT_ONE)
-		return 10000 * WEIGHT_ONE;
-	return weight > WEIGHT_ONE / 100 ? weight : WEIGHT_ONE / 100;
-}
-
-static __always_inline u32 group_alloc(void)
-{
-	u32 idx = 0;
-
-	if (!bpf_map_pop_elem(&umcg_free_groups, &idx) && idx)
-		return idx;
-	return umcg_fresh_group < UMCG_MAX_GROUPS ? umcg_fresh_group++ : 0;
-}
-
-static __always_inline void group_init(struct cgroup *cgrp,
-				       struct scx_cgroup_init_args *args)
-{
-	u64 id = cgrp->kn->id;
-	struct umcg_group *g;
-	u32 idx, parent;
-
-	if (!cgrp->level)
-		return;
-	parent = group_index(cgrp->self.parent->cgroup);
-	idx = group_alloc();
-	g = idx ? group_rec(idx) : NULL;
-	if (!g) {
-		count(group_fail);
-		bpf_map_update_elem(&umcg_group_ids, &id, &parent, BPF_ANY);
-		return;
-	}
-	group_give(g, 0, 0);
-	g->parent = parent;
-	g->id = id;
-	g->weight = args->weight;
-	g->idle = bpf_core_field_exists(args->sched_idle) && args->sched_idle;
-	g->load = g->own = g->busy = g->below = g->below_busy = 0;
-	g->inside = 100 * LOAD_ONE;
-	group_factor(g);
-	g->gen = (g->gen + 1) | 1;
-	__sync_fetch_and_add(&umcg_grouped, 1);
-	if (bpf_map_update_elem(&umcg_group_ids, &id, &idx, BPF_ANY))
-		count(group_fail);
-}
-
-static __always_inline void group_exit(struct cgroup *cgrp)
-{
-	struct umcg_group *g = group_own(cgrp);
-	u32 idx = group_index(cgrp);
-	u64 id = cgrp->kn->id;
-
-	bpf_map_delete_elem(&umcg_group_ids, &id);
-	if (!g)
-		return;
-	g->gen++;
-	group_give(g, 0, 0);
-	__sync_fetch_and_sub(&umcg_grouped, 1);
-	bpf_map_push_elem(&umcg_free_groups, &idx, 0);
-}
-
-/* Global, so that the verifier sees it once and not for each round of the loop. */
-__weak int group_visit(u32 idx)
-{
-	struct umcg_group *g = group_rec(idx);
-
-	if (g && (g->gen & 1))
-		group_sample(g);
-	else if (g && (g->gave | g->gave_busy))
-		group_give(g, 0, 0);
-	return 0;
-}
-
-/* A pass of the timer: up to GROUP_LOOK of them, the next pass goes on. */
-__weak int groups_sweep(void)
-{
-	u32 top = umcg_fresh_group, idx = umcg_group_cursor;
+	u64 old = READ_ONCE(m->word), got, stamp;
 	int i;
 
-	bpf_for(i, 0, GROUP_LOOK) {
-		__sink(idx);
-		if (++idx >= top)
-			idx = 1;
-		group_visit(idx);
-		if (i + 2 >= top)
-			break;
+	for (i = 0; i < WORD_TRIES; i++) {
+		*seen = old;
+		if (!(from & FROM(word_state(old) & 7)))
+			return false;
+		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
+		got = umcg_cmpxchg(&m->word, old, word_make(stamp, to |
+				   (old & UMCG_F_PENDING & ~clear)));
+		if (got == old) {
+			WRITE_ONCE(m->since_ns, stamp);
+			return true;
+		}
+		count(word_race);
+		old = got;
 	}
-	umcg_group_cursor = idx;
-	return 0;
+	return false;
+}
+
+/* A worker that the policy of its server, not the kernel, keeps waiting. */
+#define JOBCTL_WANTS_CPU ((1UL << 17) | (1UL << 19) | (1UL << 20) | (1UL << 23))
+#define SIGKILL_BIT (1UL << 8)
+
+/* Dies, stops or freezes: it can do that only when it runs. */
+static __always_inline bool must_run(const struct task_struct *p)
+{
+	return (p->flags & PF_EXITING) || (p->jobctl & JOBCTL_WANTS_CPU) ||
+	       (p->pending.signal.sig[0] & SIGKILL_BIT);
 }
 
 #endif /* __UMCG_GROUP_BPF_H */

@@ -66,6 +66,8 @@ enum umcg_state {
 	UMCG_F_FAULT = 0x400,		/* BLOCKED: in a page fault, not a system call */
 	UMCG_F_STOPPED = 0x800,		/* BLOCKED: by SIGSTOP, ptrace or the freezer */
 	UMCG_F_RESCUED = 0x1000,	/* RUNNING: released by the relief valve */
+	UMCG_F_ASLEEP = 0x2000,		/* IDLE, of a group: sleeps for real */
+	UMCG_F_PENDING = 0x4000,	/* of a group: a wake is remembered */
 	UMCG_FLAGS_MASK = 0xff00,
 	UMCG_TIME_SHIFT = 16,
 };
@@ -247,12 +249,20 @@ struct umcg_server {
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
 	X(anonymous, "enqueues of tasks without a record")					\
-	X(group_fail, "cgroups without a record, counted as their parent")	\
+	X(cgroup_fail, "cgroups without a record, counted as their parent")	\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
 	X(enq_last, "enqueues as the last runnable task")			\
 	X(bad_hint, "bad values read from the agent's side")			\
-	X(moved_class, "servers moved off a CPU held by a higher class")
+	X(moved_class, "servers moved off a CPU held by a higher class")	\
+	X(grp_run, "slots handed to a worker by its server")			\
+	X(grp_switch, "slots handed from worker to worker")			\
+	X(grp_back, "slots given back to a server")				\
+	X(grp_late, "slots given back while the CPU had other work queued")	\
+	X(grp_requeued, "hand-offs after the slot's budget was used up")		\
+	X(grp_refused, "requests of members that failed")			\
+	X(grp_unheld, "members released by the relief valve")			\
+	X(grp_shared, "two running workers of one server: a bug")
 
 enum umcg_counter {
 #define X(name, desc) UMCG_C_##name,
@@ -293,6 +303,7 @@ struct umcg_cpu {
 	u32 cur_idx;		/* record of the running worker, 0 = none */
 	u32 preempting;		/* a preemption by key is under way */
 	u32 cur_class;
+	u32 cur_member;		/* it belongs to an application group */
 
 	/* this CPU's clock and queues */
 	u64 vnow __attribute__((aligned(64)));
@@ -315,6 +326,7 @@ struct umcg_cpu {
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
 	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */
+	u64 due;		/* members to be put here, see slot.bpf.h */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
 	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
 };
@@ -333,6 +345,8 @@ enum umcg_kind {
 	UMCG_K_SERVER,
 	UMCG_K_KERNEL,		/* kernel, io_uring and vhost threads */
 	UMCG_K_ANONYMOUS,	/* no record was left */
+	UMCG_K_GSERVER,		/* server of an application group */
+	UMCG_K_GWORKER,		/* worker of one; members come last */
 };
 
 /* Argument of umcg_explain: the thread id goes in, the rest comes out. */
@@ -361,5 +375,7 @@ struct umcg_call {
 	s32 ret;
 	u32 pad0;
 };
+
+#include "intf_group.h"
 
 #endif /* __UMCG_INTF_H */

@@ -22,7 +22,7 @@
 #ifndef __UMCG_KEY_BPF_H
 #define __UMCG_KEY_BPF_H
 
-#include "group.bpf.h"
+#include "cgroup.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
 #define OWE_NS (500 * NSEC_PER_MSEC)	/* the latter in virtual time: LAG of nice 19 */
@@ -55,7 +55,7 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 	if (pct)
 		weight = weight * (pct > 10000 ? 10000 : pct) / 100;
 	weight = (weight ? weight : 1) * WEIGHT_ONE;
-	return t->group ? group_scale(t, weight) : weight;
+	return t->cgroup ? cgroup_scale(t, weight) : weight;
 }
 
 /* CPU time in virtual time: a worker of nice 0 in the root needs as much. */

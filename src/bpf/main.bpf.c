@@ -33,6 +33,7 @@
 #include "relief.bpf.h"
 #include "task.bpf.h"
 #include "call.bpf.h"
+#include "gcall.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -86,6 +87,8 @@ bool BPF_STRUCT_OPS(umcg_yield, struct task_struct *from, struct task_struct *to
 		t->yielded = 1;
 		if (t->kind == UMCG_K_WORKER)
 			count(yields);
+		else if (is_member(t))
+			member_yield(t);
 	}
 	scx_bpf_task_set_slice(from, 0);
 	return false;
@@ -105,19 +108,19 @@ void BPF_STRUCT_OPS(umcg_set_weight, struct task_struct *p, u32 weight)
 	if (!w)
 		return;
 	task_class(w, p);
-	group_weight_changed(t, p);
+	cgroup_weight_changed(t, p);
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_init, struct cgroup *cgrp,
 			     struct scx_cgroup_init_args *args)
 {
-	group_init(cgrp, args);
+	cgroup_record_init(cgrp, args);
 	return 0;
 }
 
 void BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_exit, struct cgroup *cgrp)
 {
-	group_exit(cgrp);
+	cgroup_record_exit(cgrp);
 }
 
 void BPF_STRUCT_OPS(umcg_cgroup_move, struct task_struct *p,
@@ -126,12 +129,12 @@ void BPF_STRUCT_OPS(umcg_cgroup_move, struct task_struct *p,
 	struct umcg_task *t = task_ctx(p);
 
 	if (t && t->kind == UMCG_K_WORKER)
-		group_join(t, p, to);
+		cgroup_join(t, p, to);
 }
 
 void BPF_STRUCT_OPS(umcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
 {
-	struct umcg_group *g = group_own(cgrp);
+	struct umcg_cgroup *g = cgroup_own(cgrp);
 
 	if (g)
 		g->weight = weight;
@@ -139,7 +142,7 @@ void BPF_STRUCT_OPS(umcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
 
 void BPF_STRUCT_OPS(umcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 {
-	struct umcg_group *g = group_own(cgrp);
+	struct umcg_cgroup *g = cgroup_own(cgrp);
 
 	if (g)
 		g->idle = idle;

@@ -21,6 +21,7 @@
 #include "idle.bpf.h"
 #include "kernelq.bpf.h"
 #include "list.bpf.h"
+#include "member.bpf.h"
 #include "preempt.bpf.h"
 #include "wake.bpf.h"
 
@@ -96,7 +97,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	w->home = home;
 	t->parked_ns = now;
 	pending_raise(t);
-	if (umcg_grouped)
+	if (umcg_nr_cgroups)
 		parked_weigh(t, home, worker_weight(p, t, w));
 	scx_bpf_dsq_insert_vtime(p, PARK(home), worker_slice(w), key, 0);
 	park_tell(w, t->idx, home, now);
@@ -180,6 +181,23 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	park(p, t, w, cpu, enq_flags, now);
 }
 
+/* True: held by its group. False: it waits like any worker. */
+static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_task *t,
+					   u64 enq_flags)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 now = umcg_now();
+
+	if (member_hold(p, t, enq_flags, now)) {
+		t->left_ns = 0;
+		t->preempt = 0;
+		return true;
+	}
+	if (w)
+		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
+	return false;
+}
+
 static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 {
 	struct umcg_task *t = task_ctx(p);
@@ -188,8 +206,10 @@ static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 		server_enqueue(p, t, enq_flags, umcg_now());
 		return;
 	}
+	if (t && is_member(t) && member_enqueue(p, t, enq_flags))
+		return;
 	/* Exiting tasks hold memory that others wait for, and no policy cares. */
-	if (t && t->kind == UMCG_K_WORKER &&
+	if (t && (t->kind == UMCG_K_WORKER || is_member(t)) &&
 	    !(umcg_staged && (p->flags & PF_EXITING))) {
 		enqueue_worker(p, t, enq_flags);
 		return;

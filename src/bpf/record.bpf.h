@@ -33,8 +33,8 @@ struct umcg_task {
 	u32 burst_ns;
 	s32 clock_cpu;
 	u32 server;
-	u32 group;		/* its cgroup's record, 0 = the root; see group.bpf.h */
-	u32 group_gen;
+	u32 cgroup;		/* its cgroup's record, 0 = the root; see cgroup.bpf.h */
+	u32 cgroup_gen;
 	u32 counted;		/* weight that it adds to its cgroup's load */
 	u32 parked_weight;	/* and to parked_weight of parked_cpu */
 	s32 parked_cpu;
@@ -44,6 +44,14 @@ struct umcg_task {
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
 	u8 rescued;		/* the relief valve moved it */
+	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
+
+	/* Members of application groups. */
+	u32 group;
+	u32 group_gen;
+	u32 member;		/* its index there; 0 in a thread that only attached */
+	u32 left;		/* server whose slot it has just given up */
+	u64 base_ns;		/* CPU time before it was registered */
 };
 
 struct {

@@ -26,6 +26,7 @@
 #define __UMCG_RELIEF_BPF_H
 
 #include "edges.bpf.h"
+#include "gsweep.bpf.h"
 
 #define PERIOD_BUSY_NS (4 * NSEC_PER_MSEC)
 #define PERIOD_IDLE_NS (100 * NSEC_PER_MSEC)
@@ -218,8 +219,10 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 			period = quantum;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
-	if (umcg_grouped)
-		groups_sweep();
+	if (umcg_nr_cgroups)
+		cgroups_sweep();
+	if (umcg_nr_groups && groups_sweep(now) && period > PERIOD_BUSY_NS)
+		period = PERIOD_BUSY_NS;
 	bpf_timer_start(&tm->timer, period, 0);
 	return 0;
 }

@@ -40,7 +40,7 @@ static __always_inline void task_init(struct task_struct *p,
 	t->gen = w->gen;
 	t->kind = UMCG_K_WORKER;
 	if (bpf_core_field_exists(args->cgroup))
-		group_join(t, p, args->cgroup);
+		cgroup_join(t, p, args->cgroup);
 }
 
 static __always_inline void task_class(struct umcg_worker *w, const struct task_struct *p)
@@ -84,13 +84,15 @@ static __always_inline void task_disable(struct task_struct *p)
 	if (!t)
 		return;
 	pending_lower(t);
+	if (is_member(t))
+		member_gone(p, t);
 	if (t->kind != UMCG_K_WORKER)
 		return;
 	w = worker_rec(t->idx);
 	if (!w)
 		return;
 	claim_drop(w);
-	group_leave(t);
+	cgroup_leave(t);
 	old = word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_NONE, umcg_now());
 	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
 		count(exits);
@@ -101,6 +103,8 @@ static __always_inline void task_exit(struct task_struct *p)
 {
 	struct umcg_task *t = task_ctx(p);
 
+	if (t && is_member(t))
+		member_gone(p, t);
 	if (!t || t->kind != UMCG_K_WORKER)
 		return;
 	pending_lower(t);

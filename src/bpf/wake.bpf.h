@@ -53,7 +53,8 @@ static __always_inline bool hand_down(s32 cpu, u64 now)
 	struct task_struct *waker = (void *)bpf_get_current_task_btf();
 	struct umcg_cpu *c = cpu_rec(cpu);
 
-	if (!in_task() || (waker->flags & PF_EXITING) || !c->cur_idx)
+	/* A worker of a group is about to block: its server is next here. */
+	if (!in_task() || (waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member)
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
@@ -97,9 +98,9 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	bool idle = false;
 
 	mark_waker(this_cpu, now);
-	if (t && t->kind == UMCG_K_SERVER)
+	if (t && (t->kind == UMCG_K_SERVER || t->kind == UMCG_K_GWORKER))
 		return prev_cpu;
-	if (t && t->kind == UMCG_K_WORKER) {
+	if (t && (t->kind == UMCG_K_WORKER || t->kind == UMCG_K_GSERVER)) {
 		w = worker_rec(t->idx);
 		t->preempt = 0;
 	}

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,17 +31,48 @@ pub fn adopt(pid: u32) {
         .push(pid as i32);
 }
 
-/// Ends what a test left running, and waits until no scheduler is attached.
+/// The scheduler of tests that need none of their own, see [`shared`].
+static SHARED: Mutex<Option<Arc<Sched>>> = Mutex::new(None);
+
+/// A scheduler without options that outlives the test, so that tests in a row need not
+/// load one each. It ends when a test starts one of its own, fails, or is of another boot.
+pub fn shared() -> Result<Arc<Sched>> {
+    let mut shared = SHARED.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(sched) = &*shared {
+        return Ok(sched.clone());
+    }
+    let sched = Arc::new(Sched::launch(&[])?);
+    *shared = Some(sched.clone());
+    Ok(sched)
+}
+
+/// Ends the shared scheduler, if there is one.
+pub fn end_shared() {
+    let shared = SHARED.lock().unwrap_or_else(|e| e.into_inner()).take();
+    if let Some(sched) = shared {
+        kill(sched.pid() as i32);
+        let _ = wait_until(Duration::from_secs(10), || sysfs("state") == "disabled");
+    }
+}
+
+fn kill(pid: i32) {
+    // SAFETY: a signal to a child of ours; it may have ended already.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+    // SAFETY: as above.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    // SAFETY: no status is asked for.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+}
+
+/// Ends what a test left running, but for the shared scheduler, and waits until no
+/// other one is attached.
 pub fn clean_up() {
     for pid in CHILDREN.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
-        // SAFETY: a signal to a child of ours; it may have ended already.
-        unsafe { libc::kill(pid, libc::SIGCONT) };
-        // SAFETY: as above.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-        // SAFETY: no status is asked for.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        kill(pid);
     }
-    let _ = wait_until(Duration::from_secs(10), || sysfs("state") == "disabled");
+    if SHARED.lock().unwrap_or_else(|e| e.into_inner()).is_none() {
+        let _ = wait_until(Duration::from_secs(10), || sysfs("state") == "disabled");
+    }
 }
 
 /// A file of /sys/kernel/sched_ext, trimmed; empty if there is none.
@@ -99,6 +130,13 @@ impl Drop for Sched {
 impl Sched {
     /// Starts it with `args` and waits until it is attached and its servers are up.
     pub fn start(args: &[&str]) -> Result<Self> {
+        end_shared();
+        let sched = Self::launch(args)?;
+        adopt(sched.pid());
+        Ok(sched)
+    }
+
+    fn launch(args: &[&str]) -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let run = RUNS.fetch_add(1, Relaxed);
         let log = std::env::temp_dir().join(format!("scx_umcg.{}.{run}.log", std::process::id()));
@@ -110,7 +148,6 @@ impl Sched {
             .stderr(out)
             .spawn()
             .context("cannot start scx_umcg")?;
-        adopt(child.id());
         let mut sched = Self {
             child,
             log,
@@ -119,12 +156,14 @@ impl Sched {
         let up = wait_until(Duration::from_secs(60), || {
             sched.text().contains("attached:") || !matches!(sched.child.try_wait(), Ok(None))
         });
-        ensure!(
-            up && sched.text().contains("attached:") && sysfs("state") == "enabled",
-            "not attached: state {:?}, log: {}",
-            sysfs("state"),
-            sched.text()
-        );
+        if !(up && sched.text().contains("attached:") && sysfs("state") == "enabled") {
+            kill(sched.pid() as i32);
+            bail!(
+                "not attached: state {:?}, log: {}",
+                sysfs("state"),
+                sched.text()
+            );
+        }
         sched.seq = sysfs("enable_seq");
         Ok(sched)
     }

@@ -7,6 +7,7 @@
 //! `--load NAME` is what tests start as load.
 
 mod cgroup;
+mod client;
 mod hammer_skel;
 mod harness;
 mod leak;
@@ -35,11 +36,16 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    let mut boot = "";
     for name in &args {
         let Some(test) = tests::all().find(|t| t.name == *name) else {
             eprintln!("test {name:?}: unknown; `umcg-vmtest --list` names them");
             return ExitCode::from(2);
         };
+        if test.boot != boot {
+            harness::end_shared();
+        }
+        boot = test.boot;
         println!("start {name}");
         let _ = std::io::stdout().flush();
         let began = Instant::now();
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         harness::clean_up();
         for _ in 1..test.tries {
             let Err(err) = &result else { break };
+            harness::end_shared();
             println!("retry {name}: {}", format!("{err:#}").replace('\n', " | "));
             result = (test.run)();
             harness::clean_up();
@@ -58,9 +65,13 @@ fn main() -> ExitCode {
         match result {
             Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),
             Ok(Verdict::Skip(why)) => println!("skip {name}: {why}"),
-            Err(err) => println!("FAILED {name}: {}", format!("{err:#}").replace('\n', " | ")),
+            Err(err) => {
+                harness::end_shared();
+                println!("FAILED {name}: {}", format!("{err:#}").replace('\n', " | "));
+            }
         }
         let _ = std::io::stdout().flush();
     }
+    harness::end_shared();
     ExitCode::SUCCESS
 }

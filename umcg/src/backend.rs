@@ -32,7 +32,7 @@ pub enum Kind {
 /// Deadlines are those of the public calls: absolute CLOCK_MONOTONIC ns of the caller's
 /// time namespace, 0 = poll, `u64::MAX` = for ever.
 #[cfg_attr(loom, allow(dead_code))]
-pub(crate) trait Backend: Send + Sync {
+pub trait Backend: Send + Sync {
     /// How this backend serves; never blocks.
     fn mode(&self) -> Mode;
 

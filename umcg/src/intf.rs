@@ -32,6 +32,8 @@ pub const umcg_state_UMCG_F_YIELDED: umcg_state = 512;
 pub const umcg_state_UMCG_F_FAULT: umcg_state = 1024;
 pub const umcg_state_UMCG_F_STOPPED: umcg_state = 2048;
 pub const umcg_state_UMCG_F_RESCUED: umcg_state = 4096;
+pub const umcg_state_UMCG_F_ASLEEP: umcg_state = 8192;
+pub const umcg_state_UMCG_F_PENDING: umcg_state = 16384;
 pub const umcg_state_UMCG_FLAGS_MASK: umcg_state = 65280;
 pub const umcg_state_UMCG_TIME_SHIFT: umcg_state = 16;
 pub type umcg_state = ::std::os::raw::c_uint;
@@ -247,13 +249,21 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_cgroup_fail: umcg_counter = 42;
 pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
 pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
 pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
 pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
 pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_grp_run: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_grp_switch: umcg_counter = 49;
+pub const umcg_counter_UMCG_C_grp_back: umcg_counter = 50;
+pub const umcg_counter_UMCG_C_grp_late: umcg_counter = 51;
+pub const umcg_counter_UMCG_C_grp_requeued: umcg_counter = 52;
+pub const umcg_counter_UMCG_C_grp_refused: umcg_counter = 53;
+pub const umcg_counter_UMCG_C_grp_unheld: umcg_counter = 54;
+pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 55;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 56;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -279,7 +289,7 @@ pub struct umcg_cpu {
     pub cur_idx: u32_,
     pub preempting: u32_,
     pub cur_class: u32_,
-    pub __bindgen_padding_0: [u8; 8usize],
+    pub cur_member: u32_,
     pub vnow: u64_,
     pub idle_since_ns: u64_,
     pub idle_start_ns: u64_,
@@ -300,13 +310,14 @@ pub struct umcg_cpu {
     pub act_ns: u64_,
     pub unfit: u64_,
     pub parked_weight: u64_,
-    pub __bindgen_padding_1: __BindgenOpaqueArray<[u8; 56usize]>,
-    pub cnt: [u64_; 48usize],
+    pub due: u64_,
+    pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 48usize]>,
+    pub cnt: [u64_; 56usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1792usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1856usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -325,6 +336,8 @@ const _: () = {
     ["Offset of field: umcg_cpu::preempting"]
         [::std::mem::offset_of!(umcg_cpu, preempting) - 48usize];
     ["Offset of field: umcg_cpu::cur_class"][::std::mem::offset_of!(umcg_cpu, cur_class) - 52usize];
+    ["Offset of field: umcg_cpu::cur_member"]
+        [::std::mem::offset_of!(umcg_cpu, cur_member) - 56usize];
     ["Offset of field: umcg_cpu::vnow"][::std::mem::offset_of!(umcg_cpu, vnow) - 64usize];
     ["Offset of field: umcg_cpu::idle_since_ns"]
         [::std::mem::offset_of!(umcg_cpu, idle_since_ns) - 72usize];
@@ -353,8 +366,9 @@ const _: () = {
     ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 184usize];
     ["Offset of field: umcg_cpu::parked_weight"]
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 192usize];
+    ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 200usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 640usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 704usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
@@ -365,6 +379,8 @@ pub const umcg_kind_UMCG_K_WORKER: umcg_kind = 0;
 pub const umcg_kind_UMCG_K_SERVER: umcg_kind = 1;
 pub const umcg_kind_UMCG_K_KERNEL: umcg_kind = 2;
 pub const umcg_kind_UMCG_K_ANONYMOUS: umcg_kind = 3;
+pub const umcg_kind_UMCG_K_GSERVER: umcg_kind = 4;
+pub const umcg_kind_UMCG_K_GWORKER: umcg_kind = 5;
 pub type umcg_kind = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -423,4 +439,278 @@ const _: () = {
     ["Offset of field: umcg_call::gen_"][::std::mem::offset_of!(umcg_call, gen_) - 4usize];
     ["Offset of field: umcg_call::ret"][::std::mem::offset_of!(umcg_call, ret) - 8usize];
     ["Offset of field: umcg_call::pad0"][::std::mem::offset_of!(umcg_call, pad0) - 12usize];
+};
+pub const umcg_group_limits_UMCG_MAX_GROUPS: umcg_group_limits = 256;
+pub const umcg_group_limits_UMCG_GROUP_SERVERS: umcg_group_limits = 64;
+pub const umcg_group_limits_UMCG_GROUP_WORKERS: umcg_group_limits = 16384;
+pub const umcg_group_limits_UMCG_MAX_BELLS: umcg_group_limits = 4096;
+pub type umcg_group_limits = ::std::os::raw::c_uint;
+pub const umcg_member_kind_UMCG_M_NONE: umcg_member_kind = 0;
+pub const umcg_member_kind_UMCG_M_SERVER: umcg_member_kind = 1;
+pub const umcg_member_kind_UMCG_M_WORKER: umcg_member_kind = 2;
+pub type umcg_member_kind = ::std::os::raw::c_uint;
+pub const umcg_op_UMCG_OP_NONE: umcg_op = 0;
+pub const umcg_op_UMCG_OP_RUN: umcg_op = 1;
+pub const umcg_op_UMCG_OP_NEXT: umcg_op = 2;
+pub const umcg_op_UMCG_OP_WAIT: umcg_op = 3;
+pub const umcg_op_UMCG_OP_YIELD: umcg_op = 4;
+pub const umcg_op_UMCG_OP_SWITCH: umcg_op = 5;
+pub const umcg_op_UMCG_OP_DONE: umcg_op = 6;
+pub type umcg_op = ::std::os::raw::c_uint;
+pub const umcg_reason_UMCG_R_NONE: umcg_reason = 0;
+pub const umcg_reason_UMCG_R_BLOCKED: umcg_reason = 1;
+pub const umcg_reason_UMCG_R_FAULT: umcg_reason = 2;
+pub const umcg_reason_UMCG_R_STOPPED: umcg_reason = 3;
+pub const umcg_reason_UMCG_R_WAITS: umcg_reason = 4;
+pub const umcg_reason_UMCG_R_WOKEN: umcg_reason = 5;
+pub const umcg_reason_UMCG_R_NEW: umcg_reason = 6;
+pub const umcg_reason_UMCG_R_PREEMPTED: umcg_reason = 7;
+pub const umcg_reason_UMCG_R_YIELDED: umcg_reason = 8;
+pub const umcg_reason_UMCG_R_TIMEDOUT: umcg_reason = 9;
+pub const umcg_reason_UMCG_R_EXITED: umcg_reason = 10;
+pub const umcg_reason_UMCG_R_RESCUED: umcg_reason = 11;
+pub const umcg_reason_UMCG_R_REFUSED: umcg_reason = 12;
+pub const umcg_reason_UMCG_R_UNBLOCKED: umcg_reason = 13;
+pub type umcg_reason = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_member {
+    pub word: u64_,
+    pub since_ns: u64_,
+    pub run_ns: u64_,
+    pub wait_ns: u64_,
+    pub cookie: u64_,
+    pub gen_: u32_,
+    pub tid: s32,
+    pub kind: u32_,
+    pub home: u32_,
+    pub parks: u32_,
+    pub why: u32_,
+    pub slot: u32_,
+    pub cur: u32_,
+    pub held: u32_,
+    pub sys: u32_,
+    pub op: u32_,
+    pub bell: u32_,
+    pub target: u64_,
+    pub deadline_ns: u64_,
+    pub parked_ns: u64_,
+    pub kick: u64_,
+    pub slot_end_ns: u64_,
+    pub slot_v: u64_,
+    pub slot_cpu: s32,
+    pub ev_seq: u32_,
+    pub ev_who: u64_,
+    pub ev_tag: u64_,
+    pub ev_at_ns: u64_,
+    pub ev_run_ns: u64_,
+    pub ev_wait_ns: u64_,
+    pub ev_reason: u32_,
+    pub ev_nr: s32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_member"][::std::mem::size_of::<umcg_member>() - 192usize];
+    ["Alignment of umcg_member"][::std::mem::align_of::<umcg_member>() - 8usize];
+    ["Offset of field: umcg_member::word"][::std::mem::offset_of!(umcg_member, word) - 0usize];
+    ["Offset of field: umcg_member::since_ns"]
+        [::std::mem::offset_of!(umcg_member, since_ns) - 8usize];
+    ["Offset of field: umcg_member::run_ns"][::std::mem::offset_of!(umcg_member, run_ns) - 16usize];
+    ["Offset of field: umcg_member::wait_ns"]
+        [::std::mem::offset_of!(umcg_member, wait_ns) - 24usize];
+    ["Offset of field: umcg_member::cookie"][::std::mem::offset_of!(umcg_member, cookie) - 32usize];
+    ["Offset of field: umcg_member::gen_"][::std::mem::offset_of!(umcg_member, gen_) - 40usize];
+    ["Offset of field: umcg_member::tid"][::std::mem::offset_of!(umcg_member, tid) - 44usize];
+    ["Offset of field: umcg_member::kind"][::std::mem::offset_of!(umcg_member, kind) - 48usize];
+    ["Offset of field: umcg_member::home"][::std::mem::offset_of!(umcg_member, home) - 52usize];
+    ["Offset of field: umcg_member::parks"][::std::mem::offset_of!(umcg_member, parks) - 56usize];
+    ["Offset of field: umcg_member::why"][::std::mem::offset_of!(umcg_member, why) - 60usize];
+    ["Offset of field: umcg_member::slot"][::std::mem::offset_of!(umcg_member, slot) - 64usize];
+    ["Offset of field: umcg_member::cur"][::std::mem::offset_of!(umcg_member, cur) - 68usize];
+    ["Offset of field: umcg_member::held"][::std::mem::offset_of!(umcg_member, held) - 72usize];
+    ["Offset of field: umcg_member::sys"][::std::mem::offset_of!(umcg_member, sys) - 76usize];
+    ["Offset of field: umcg_member::op"][::std::mem::offset_of!(umcg_member, op) - 80usize];
+    ["Offset of field: umcg_member::bell"][::std::mem::offset_of!(umcg_member, bell) - 84usize];
+    ["Offset of field: umcg_member::target"][::std::mem::offset_of!(umcg_member, target) - 88usize];
+    ["Offset of field: umcg_member::deadline_ns"]
+        [::std::mem::offset_of!(umcg_member, deadline_ns) - 96usize];
+    ["Offset of field: umcg_member::parked_ns"]
+        [::std::mem::offset_of!(umcg_member, parked_ns) - 104usize];
+    ["Offset of field: umcg_member::kick"][::std::mem::offset_of!(umcg_member, kick) - 112usize];
+    ["Offset of field: umcg_member::slot_end_ns"]
+        [::std::mem::offset_of!(umcg_member, slot_end_ns) - 120usize];
+    ["Offset of field: umcg_member::slot_v"]
+        [::std::mem::offset_of!(umcg_member, slot_v) - 128usize];
+    ["Offset of field: umcg_member::slot_cpu"]
+        [::std::mem::offset_of!(umcg_member, slot_cpu) - 136usize];
+    ["Offset of field: umcg_member::ev_seq"]
+        [::std::mem::offset_of!(umcg_member, ev_seq) - 140usize];
+    ["Offset of field: umcg_member::ev_who"]
+        [::std::mem::offset_of!(umcg_member, ev_who) - 144usize];
+    ["Offset of field: umcg_member::ev_tag"]
+        [::std::mem::offset_of!(umcg_member, ev_tag) - 152usize];
+    ["Offset of field: umcg_member::ev_at_ns"]
+        [::std::mem::offset_of!(umcg_member, ev_at_ns) - 160usize];
+    ["Offset of field: umcg_member::ev_run_ns"]
+        [::std::mem::offset_of!(umcg_member, ev_run_ns) - 168usize];
+    ["Offset of field: umcg_member::ev_wait_ns"]
+        [::std::mem::offset_of!(umcg_member, ev_wait_ns) - 176usize];
+    ["Offset of field: umcg_member::ev_reason"]
+        [::std::mem::offset_of!(umcg_member, ev_reason) - 184usize];
+    ["Offset of field: umcg_member::ev_nr"][::std::mem::offset_of!(umcg_member, ev_nr) - 188usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_desk {
+    pub op: u32_,
+    pub pad0: u32_,
+    pub target: u64_,
+    pub deadline_ns: u64_,
+    pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 40usize]>,
+    pub runnable: u64_,
+    pub resync: u32_,
+    pub asleep: u32_,
+    pub queued: u32_,
+    pub next: u32_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_desk"][::std::mem::size_of::<umcg_desk>() - 128usize];
+    ["Alignment of umcg_desk"][::std::mem::align_of::<umcg_desk>() - 64usize];
+    ["Offset of field: umcg_desk::op"][::std::mem::offset_of!(umcg_desk, op) - 0usize];
+    ["Offset of field: umcg_desk::pad0"][::std::mem::offset_of!(umcg_desk, pad0) - 4usize];
+    ["Offset of field: umcg_desk::target"][::std::mem::offset_of!(umcg_desk, target) - 8usize];
+    ["Offset of field: umcg_desk::deadline_ns"]
+        [::std::mem::offset_of!(umcg_desk, deadline_ns) - 16usize];
+    ["Offset of field: umcg_desk::runnable"][::std::mem::offset_of!(umcg_desk, runnable) - 64usize];
+    ["Offset of field: umcg_desk::resync"][::std::mem::offset_of!(umcg_desk, resync) - 72usize];
+    ["Offset of field: umcg_desk::asleep"][::std::mem::offset_of!(umcg_desk, asleep) - 76usize];
+    ["Offset of field: umcg_desk::queued"][::std::mem::offset_of!(umcg_desk, queued) - 80usize];
+    ["Offset of field: umcg_desk::next"][::std::mem::offset_of!(umcg_desk, next) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_group {
+    pub abi: u32_,
+    pub group: u32_,
+    pub epoch: u64_,
+    pub gen_: u32_,
+    pub capacity: u32_,
+    pub flags: u32_,
+    pub full: u32_,
+    pub servers: u64_,
+    pub idle: u64_,
+    pub tat_ns: u64_,
+    pub cursor: u32_,
+    pub members: u32_,
+    pub shared: u64_,
+    pub pad: [u64_; 15usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_group"][::std::mem::size_of::<umcg_group>() - 192usize];
+    ["Alignment of umcg_group"][::std::mem::align_of::<umcg_group>() - 8usize];
+    ["Offset of field: umcg_group::abi"][::std::mem::offset_of!(umcg_group, abi) - 0usize];
+    ["Offset of field: umcg_group::group"][::std::mem::offset_of!(umcg_group, group) - 4usize];
+    ["Offset of field: umcg_group::epoch"][::std::mem::offset_of!(umcg_group, epoch) - 8usize];
+    ["Offset of field: umcg_group::gen_"][::std::mem::offset_of!(umcg_group, gen_) - 16usize];
+    ["Offset of field: umcg_group::capacity"]
+        [::std::mem::offset_of!(umcg_group, capacity) - 20usize];
+    ["Offset of field: umcg_group::flags"][::std::mem::offset_of!(umcg_group, flags) - 24usize];
+    ["Offset of field: umcg_group::full"][::std::mem::offset_of!(umcg_group, full) - 28usize];
+    ["Offset of field: umcg_group::servers"][::std::mem::offset_of!(umcg_group, servers) - 32usize];
+    ["Offset of field: umcg_group::idle"][::std::mem::offset_of!(umcg_group, idle) - 40usize];
+    ["Offset of field: umcg_group::tat_ns"][::std::mem::offset_of!(umcg_group, tat_ns) - 48usize];
+    ["Offset of field: umcg_group::cursor"][::std::mem::offset_of!(umcg_group, cursor) - 56usize];
+    ["Offset of field: umcg_group::members"][::std::mem::offset_of!(umcg_group, members) - 60usize];
+    ["Offset of field: umcg_group::shared"][::std::mem::offset_of!(umcg_group, shared) - 64usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 72usize];
+};
+pub const umcg_group_flags_UMCG_G_PREEMPT: umcg_group_flags = 1;
+pub type umcg_group_flags = ::std::os::raw::c_uint;
+pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
+pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;
+pub const umcg_call_op_UMCG_CALL_WAKE: umcg_call_op = 3;
+pub const umcg_call_op_UMCG_CALL_KICK: umcg_call_op = 4;
+pub const umcg_call_op_UMCG_CALL_ATTACH: umcg_call_op = 5;
+pub type umcg_call_op = ::std::os::raw::c_uint;
+pub const umcg_call_answer_UMCG_WAKE_DONE: umcg_call_answer = 0;
+pub const umcg_call_answer_UMCG_WAKE_FUTEX: umcg_call_answer = 1;
+pub type umcg_call_answer = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_group_call {
+    pub op: u32_,
+    pub ret: s32,
+    pub epoch: u64_,
+    pub token: [u64_; 2usize],
+    pub target: u64_,
+    pub cookie: u64_,
+    pub me: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_group_call"][::std::mem::size_of::<umcg_group_call>() - 56usize];
+    ["Alignment of umcg_group_call"][::std::mem::align_of::<umcg_group_call>() - 8usize];
+    ["Offset of field: umcg_group_call::op"][::std::mem::offset_of!(umcg_group_call, op) - 0usize];
+    ["Offset of field: umcg_group_call::ret"]
+        [::std::mem::offset_of!(umcg_group_call, ret) - 4usize];
+    ["Offset of field: umcg_group_call::epoch"]
+        [::std::mem::offset_of!(umcg_group_call, epoch) - 8usize];
+    ["Offset of field: umcg_group_call::token"]
+        [::std::mem::offset_of!(umcg_group_call, token) - 16usize];
+    ["Offset of field: umcg_group_call::target"]
+        [::std::mem::offset_of!(umcg_group_call, target) - 32usize];
+    ["Offset of field: umcg_group_call::cookie"]
+        [::std::mem::offset_of!(umcg_group_call, cookie) - 40usize];
+    ["Offset of field: umcg_group_call::me"][::std::mem::offset_of!(umcg_group_call, me) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_token {
+    pub group: u32_,
+    pub gen_: u32_,
+    pub uid: u32_,
+    pub tgid: s32,
+    pub kind: u32_,
+    pub bell: u32_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_token"][::std::mem::size_of::<umcg_token>() - 24usize];
+    ["Alignment of umcg_token"][::std::mem::align_of::<umcg_token>() - 4usize];
+    ["Offset of field: umcg_token::group"][::std::mem::offset_of!(umcg_token, group) - 0usize];
+    ["Offset of field: umcg_token::gen_"][::std::mem::offset_of!(umcg_token, gen_) - 4usize];
+    ["Offset of field: umcg_token::uid"][::std::mem::offset_of!(umcg_token, uid) - 8usize];
+    ["Offset of field: umcg_token::tgid"][::std::mem::offset_of!(umcg_token, tgid) - 12usize];
+    ["Offset of field: umcg_token::kind"][::std::mem::offset_of!(umcg_token, kind) - 16usize];
+    ["Offset of field: umcg_token::bell"][::std::mem::offset_of!(umcg_token, bell) - 20usize];
+};
+pub const umcg_admin_op_UMCG_ADMIN_OPEN: umcg_admin_op = 1;
+pub const umcg_admin_op_UMCG_ADMIN_DRAIN: umcg_admin_op = 2;
+pub const umcg_admin_op_UMCG_ADMIN_CLOSE: umcg_admin_op = 3;
+pub type umcg_admin_op = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_admin_call {
+    pub op: u32_,
+    pub ret: s32,
+    pub group: u32_,
+    pub gen_: u32_,
+    pub epoch: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_admin_call"][::std::mem::size_of::<umcg_admin_call>() - 24usize];
+    ["Alignment of umcg_admin_call"][::std::mem::align_of::<umcg_admin_call>() - 8usize];
+    ["Offset of field: umcg_admin_call::op"][::std::mem::offset_of!(umcg_admin_call, op) - 0usize];
+    ["Offset of field: umcg_admin_call::ret"]
+        [::std::mem::offset_of!(umcg_admin_call, ret) - 4usize];
+    ["Offset of field: umcg_admin_call::group"]
+        [::std::mem::offset_of!(umcg_admin_call, group) - 8usize];
+    ["Offset of field: umcg_admin_call::gen_"]
+        [::std::mem::offset_of!(umcg_admin_call, gen_) - 12usize];
+    ["Offset of field: umcg_admin_call::epoch"]
+        [::std::mem::offset_of!(umcg_admin_call, epoch) - 16usize];
 };

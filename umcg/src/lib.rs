@@ -56,7 +56,8 @@
 #[rustfmt::skip]
 pub mod intf;
 
-pub(crate) mod backend;
+#[doc(hidden)]
+pub mod backend;
 pub mod claim;
 #[cfg(not(loom))]
 pub mod clock;
@@ -66,6 +67,8 @@ pub mod event;
 pub(crate) mod futex;
 #[cfg(not(loom))]
 pub mod group;
+#[cfg(not(loom))]
+pub mod kernel;
 pub mod list;
 #[cfg(not(loom))]
 pub mod member;

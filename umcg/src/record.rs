@@ -239,7 +239,9 @@ pub struct Cpu {
     pub preempting: AtomicU32,
     /// Class of the running worker.
     pub cur_class: AtomicU32,
-    _line0: Pad<8>,
+    /// It belongs to an application group.
+    pub cur_member: AtomicU32,
+    _line0: Pad<4>,
 
     /// The CPU's virtual clock.
     pub vnow: AtomicU64,
@@ -281,7 +283,9 @@ pub struct Cpu {
     pub unfit: AtomicU64,
     /// Weight of the workers parked here; 0 without cgroups.
     pub parked_weight: AtomicU64,
-    _line2: Pad<56>,
+    /// Members of groups to be put here.
+    pub due: AtomicU64,
+    _line2: Pad<48>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -304,6 +308,7 @@ impl Default for Cpu {
             cur_idx: AtomicU32::default(),
             preempting: AtomicU32::default(),
             cur_class: AtomicU32::default(),
+            cur_member: AtomicU32::default(),
             _line0: Pad::default(),
             vnow: AtomicU64::default(),
             idle_since_ns: AtomicU64::default(),
@@ -325,6 +330,7 @@ impl Default for Cpu {
             act_ns: AtomicU64::default(),
             unfit: AtomicU64::default(),
             parked_weight: AtomicU64::default(),
+            due: AtomicU64::default(),
             _line2: Pad::default(),
             cnt: std::array::from_fn(|_| AtomicU64::default()),
             waits: std::array::from_fn(|_| AtomicU64::default()),
@@ -433,6 +439,7 @@ same_layout!(
         cur_idx,
         preempting,
         cur_class,
+        cur_member,
         vnow,
         idle_since_ns,
         idle_start_ns,
@@ -453,10 +460,11 @@ same_layout!(
         act_ns,
         unfit,
         parked_weight,
+        due,
         cnt,
         waits,
     ],
-    pads [__bindgen_padding_0, __bindgen_padding_1]
+    pads[__bindgen_padding_0]
 );
 
 #[cfg(all(test, not(loom)))]

@@ -22,18 +22,26 @@ pub const STOPPED: u64 = intf::umcg_state_UMCG_F_STOPPED as u64;
 /// RUNNING: released by the relief valve.
 #[doc(alias = "UMCG_F_RESCUED")]
 pub const RESCUED: u64 = intf::umcg_state_UMCG_F_RESCUED as u64;
+/// IDLE, of a group: sleeps for real.
+#[doc(alias = "UMCG_F_ASLEEP")]
+pub const ASLEEP: u64 = intf::umcg_state_UMCG_F_ASLEEP as u64;
+/// Of a group: a wake came first and is remembered.
+#[doc(alias = "UMCG_F_PENDING")]
+pub const PENDING: u64 = intf::umcg_state_UMCG_F_PENDING as u64;
 
 const STATE_MASK: u64 = intf::umcg_state_UMCG_STATE_MASK as u64;
 const FLAGS_MASK: u64 = intf::umcg_state_UMCG_FLAGS_MASK as u64;
 const TIME_SHIFT: u32 = intf::umcg_state_UMCG_TIME_SHIFT;
 const TIME_MASK: u64 = (1 << 48) - 1;
 
-const FLAG_NAMES: [(u64, &str); 5] = [
+const FLAG_NAMES: [(u64, &str); 7] = [
     (PREEMPTED, "PREEMPTED"),
     (YIELDED, "YIELDED"),
     (FAULT, "FAULT"),
     (STOPPED, "STOPPED"),
     (RESCUED, "RESCUED"),
+    (ASLEEP, "ASLEEP"),
+    (PENDING, "PENDING"),
 ];
 
 /// What a worker or a server does.

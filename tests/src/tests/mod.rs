@@ -5,6 +5,7 @@ mod changes;
 mod cpus;
 mod decide;
 mod doctor;
+mod group;
 mod hammer;
 mod hostile;
 mod kernel;
@@ -100,6 +101,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
+        group::TESTS,
     ]
     .into_iter()
     .flatten()

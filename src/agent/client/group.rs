@@ -1,0 +1,317 @@
+//! One group's maps, tokens and bells, as the daemon holds them.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use libbpf_rs::MapFlags;
+use libbpf_rs::libbpf_sys as sys;
+use umcg::intf;
+use umcg::kernel::proto;
+use umcg::kernel::record::{Desk, Head, Truth};
+use umcg::kernel::sys::Mapping;
+
+use crate::bpf_skel::BpfSkel;
+
+/// Tokens that a group may have outstanding; older ones are taken back.
+const MAX_TOKENS: usize = 4096;
+const BELL_BYTES: u32 = 4096;
+
+/// What all groups share: the outer maps and the programs.
+pub struct Outer {
+    truths: OwnedFd,
+    desks: OwnedFd,
+    bells: OwnedFd,
+    tokens: OwnedFd,
+    admin: OwnedFd,
+    /// The program for clients.
+    pub client: OwnedFd,
+    /// Of this load.
+    pub epoch: u64,
+}
+
+impl Outer {
+    /// The handles of `skel`; `epoch` names this load.
+    pub fn new(skel: &BpfSkel<'_>, epoch: u64) -> Result<Self> {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().context("cannot keep a map");
+        Ok(Self {
+            truths: own(skel.maps.umcg_truths.as_fd())?,
+            desks: own(skel.maps.umcg_desks.as_fd())?,
+            bells: own(skel.maps.umcg_group_bells.as_fd())?,
+            tokens: own(skel.maps.umcg_tokens.as_fd())?,
+            admin: own(skel.progs.umcg_admin.as_fd())?,
+            client: own(skel.progs.umcg_client.as_fd())?,
+            epoch,
+        })
+    }
+
+    fn admin(&self, op: u32, group: u32, gen_: u32) -> Result<i32> {
+        let mut call = intf::umcg_admin_call {
+            op,
+            ret: 0,
+            group,
+            gen_,
+            epoch: self.epoch,
+        };
+        let mut opts = sys::bpf_test_run_opts {
+            sz: size_of::<sys::bpf_test_run_opts>() as sys::size_t,
+            ctx_in: (&raw mut call).cast(),
+            ctx_size_in: size_of_val(&call) as u32,
+            ..Default::default()
+        };
+        // SAFETY: opts and call live through the call and have the sizes given.
+        let ret = unsafe { sys::bpf_prog_test_run_opts(self.admin.as_raw_fd(), &raw mut opts) };
+        check(ret, "BPF_PROG_RUN")?;
+        Ok(call.ret)
+    }
+}
+
+/// A group. Dropping it does not close it: see [`close`](Self::close).
+pub struct Group {
+    /// Its number.
+    pub number: u32,
+    /// And generation, odd.
+    pub gen_: u32,
+    /// Who made it.
+    pub uid: u32,
+    /// Records, header included.
+    pub capacity: u32,
+    /// Frozen: clients map it read-only.
+    pub truth: OwnedFd,
+    /// Clients write it.
+    pub desks: OwnedFd,
+    /// Where workers sleep for real: a futex in a BPF map is EFAULT.
+    pub futexes: OwnedFd,
+    /// Held for life: no client can freeze a map that is mapped writable.
+    _desks: Mapping,
+    secret: [u64; 2],
+    tokens: VecDeque<[u64; 2]>,
+    bells: Vec<u32>,
+}
+
+fn check(ret: i32, what: &'static str) -> Result<()> {
+    ensure!(
+        ret >= 0,
+        "{what}: {}",
+        std::io::Error::from_raw_os_error(-ret)
+    );
+    Ok(())
+}
+
+fn secret() -> Result<[u64; 2]> {
+    let mut words = [0u64; 2];
+    // SAFETY: sixteen bytes into sixteen bytes.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), 16, 0) };
+    ensure!(got == 16, "getrandom: {}", std::io::Error::last_os_error());
+    Ok(words)
+}
+
+fn inner_map(name: &str, record: usize, capacity: u32) -> Result<OwnedFd> {
+    let name = std::ffi::CString::new(name).context("name")?;
+    let opts = sys::bpf_map_create_opts {
+        sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,
+        map_flags: sys::BPF_F_MMAPABLE | sys::BPF_F_INNER_MAP,
+        ..Default::default()
+    };
+    // SAFETY: name and opts live through the call.
+    let fd = unsafe {
+        sys::bpf_map_create(
+            sys::BPF_MAP_TYPE_ARRAY,
+            name.as_ptr(),
+            4,
+            record as u32,
+            capacity,
+            &raw const opts,
+        )
+    };
+    check(fd, "cannot make a map")?;
+    // SAFETY: fd was just made and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One u32 per member, of a size that nobody can change.
+fn futexes(capacity: u32) -> Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: a C string.
+    let fd = unsafe { libc::memfd_create(c"umcg_futexes".as_ptr(), flags) };
+    ensure!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+    // SAFETY: fd was just made and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: no pointers.
+    let failed = unsafe {
+        libc::ftruncate(fd.as_raw_fd(), i64::from(capacity) * 4) != 0
+            || libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) != 0
+    };
+    ensure!(!failed, "memfd: {}", std::io::Error::last_os_error());
+    Ok(fd)
+}
+
+fn set<T>(map: &OwnedFd, key: &[u8], value: &T) -> Result<()> {
+    // SAFETY: key and value live through the call; the callers pass what the map's
+    // key and value sizes are.
+    let ret = unsafe {
+        sys::bpf_map_update_elem(
+            map.as_raw_fd(),
+            key.as_ptr().cast(),
+            std::ptr::from_ref(value).cast(),
+            MapFlags::ANY.bits(),
+        )
+    };
+    check(ret, "cannot update a map")
+}
+
+fn unset(map: &OwnedFd, key: &[u8]) {
+    // SAFETY: key lives through the call and has the map's key size. That it is not
+    // there any more is fine.
+    unsafe { sys::bpf_map_delete_elem(map.as_raw_fd(), key.as_ptr().cast()) };
+}
+
+fn token_key(token: [u64; 2]) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&token[0].to_ne_bytes());
+    key[8..].copy_from_slice(&token[1].to_ne_bytes());
+    key
+}
+
+impl Group {
+    /// Makes the maps, freezes the truth, and lets BPF know.
+    pub fn new(
+        outer: &Outer,
+        number: u32,
+        gen_: u32,
+        uid: u32,
+        capacity: u32,
+        flags: u32,
+        full: bool,
+    ) -> Result<Self> {
+        let truth = inner_map("umcg_truth", size_of::<Truth>(), capacity)?;
+        let desks = inner_map("umcg_desk", size_of::<Desk>(), capacity)?;
+        let head = intf::umcg_group {
+            abi: intf::UMCG_ABI,
+            group: number,
+            epoch: outer.epoch,
+            gen_,
+            capacity,
+            flags,
+            full: full.into(),
+            servers: 0,
+            idle: 0,
+            tat_ns: 0,
+            cursor: 0,
+            members: 0,
+            shared: 0,
+            pad: [0; 15],
+        };
+        const { assert!(size_of::<Head>() == size_of::<Truth>()) };
+        set(&truth, &0u32.to_ne_bytes(), &head)?;
+        // SAFETY: an fd of ours.
+        let frozen = unsafe { sys::bpf_map_freeze(truth.as_raw_fd()) };
+        check(frozen, "cannot freeze a map")?;
+        let bytes = capacity as usize * size_of::<Desk>();
+        let Ok(mapped) = Mapping::new(&desks, bytes, 0, true) else {
+            bail!("cannot map a client map");
+        };
+        let group = Self {
+            number,
+            gen_,
+            uid,
+            capacity,
+            truth,
+            desks,
+            futexes: futexes(capacity)?,
+            _desks: mapped,
+            secret: secret()?,
+            tokens: VecDeque::new(),
+            bells: Vec::new(),
+        };
+        let key = number.to_ne_bytes();
+        set(&outer.truths, &key, &group.truth.as_raw_fd())?;
+        set(&outer.desks, &key, &group.desks.as_raw_fd())?;
+        outer.admin(intf::umcg_admin_op_UMCG_ADMIN_OPEN, number, gen_)?;
+        Ok(group)
+    }
+
+    /// What another process of the same user joins with.
+    pub fn ticket(&self) -> [u8; 32] {
+        proto::ticket(self.number, self.gen_, self.secret)
+    }
+
+    /// A right to register once.
+    pub fn issue(
+        &mut self,
+        outer: &Outer,
+        uid: u32,
+        tgid: i32,
+        kind: u32,
+        bell: u32,
+    ) -> Result<[u64; 2]> {
+        let token = secret()?;
+        let value = intf::umcg_token {
+            group: self.number,
+            gen_: self.gen_,
+            uid,
+            tgid,
+            kind,
+            bell,
+        };
+        set(&outer.tokens, &token_key(token), &value)?;
+        self.tokens.push_back(token);
+        if self.tokens.len() > MAX_TOKENS
+            && let Some(old) = self.tokens.pop_front()
+        {
+            unset(&outer.tokens, &token_key(old));
+        }
+        Ok(token)
+    }
+
+    /// Bell `number`, for a server that is about to register.
+    pub fn make_bell(&mut self, outer: &Outer, number: u32) -> Result<OwnedFd> {
+        let opts = sys::bpf_map_create_opts {
+            sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,
+            ..Default::default()
+        };
+        // SAFETY: opts live through the call; the name is a C string.
+        let fd = unsafe {
+            sys::bpf_map_create(
+                sys::BPF_MAP_TYPE_RINGBUF,
+                c"umcg_app_bell".as_ptr(),
+                0,
+                0,
+                BELL_BYTES,
+                &raw const opts,
+            )
+        };
+        check(fd, "cannot make a ring buffer")?;
+        // SAFETY: fd was just made and nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        set(&outer.bells, &number.to_ne_bytes(), &fd.as_raw_fd())?;
+        self.bells.push(number);
+        Ok(fd)
+    }
+
+    /// Nobody is held any more. How many members it still has.
+    pub fn drain(&self, outer: &Outer) -> i32 {
+        let op = intf::umcg_admin_op_UMCG_ADMIN_DRAIN;
+        outer.admin(op, self.number, self.gen_).unwrap_or(0)
+    }
+
+    /// Takes it out of BPF's sight; when this returns nobody writes its maps any more.
+    /// The numbers of its bells are free again.
+    pub fn close(self, outer: &Outer, next_gen: u32) -> Vec<u32> {
+        let op = intf::umcg_admin_op_UMCG_ADMIN_CLOSE;
+        if let Err(err) = outer.admin(op, self.number, next_gen) {
+            log::warn!("group {}: {err:#}", self.number);
+        }
+        for token in &self.tokens {
+            unset(&outer.tokens, &token_key(*token));
+        }
+        for map in [&outer.truths, &outer.desks] {
+            unset(map, &self.number.to_ne_bytes());
+        }
+        for bell in &self.bells {
+            unset(&outer.bells, &bell.to_ne_bytes());
+        }
+        self.bells
+    }
+}

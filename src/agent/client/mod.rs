@@ -1,0 +1,351 @@
+//! The client socket: application groups come and go.
+//!
+//! A thread of its own, which never stands between a server and its work. A
+//! connection belongs to one group; a group ends with its last connection. What a
+//! client sends is judged here, what it may do with what it got is judged by BPF.
+
+mod group;
+mod socket;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use log::{debug, warn};
+use umcg::intf;
+use umcg::kernel::proto::{self, Op, Reply, Request};
+
+use super::server::now_ns;
+use crate::bpf_skel::BpfSkel;
+use group::{Group, Outer};
+use socket::Peer;
+
+/// Connections at a time, of all users.
+const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one user; root counts as a user.
+const MAX_PER_UID: usize = 256;
+/// Groups of one user.
+const MAX_GROUPS_PER_UID: usize = 16;
+/// Records in the groups of one user.
+const MAX_RECORDS_PER_UID: u32 = 65536;
+/// How long a group's threads may take to leave it once its owners are gone.
+const DRAIN: Duration = Duration::from_secs(5);
+const POLL_MS: i32 = 100;
+const STACK_BYTES: usize = 256 * 1024;
+
+struct Connection {
+    sock: OwnedFd,
+    peer: Peer,
+    group: Option<u32>,
+}
+
+/// All groups of this load.
+struct Clients {
+    listener: OwnedFd,
+    path: PathBuf,
+    connections: Vec<Connection>,
+    groups: Vec<Option<Group>>,
+    /// Groups without owners, until their threads have left.
+    ending: Vec<(Group, Instant)>,
+    /// Numbers that are free, the longest unused first.
+    free: VecDeque<u32>,
+    free_bells: VecDeque<u32>,
+    gens: Vec<u32>,
+    outer: Outer,
+    full: bool,
+}
+
+/// The thread behind the socket.
+#[derive(Debug)]
+pub struct Handle {
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Waits for its end; `stop` must have been set.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            warn!("the thread of the client socket panicked; see above");
+        }
+    }
+}
+
+fn socket_path() -> PathBuf {
+    std::env::var_os("UMCG_SOCKET").map_or_else(|| proto::SOCKET.into(), PathBuf::from)
+}
+
+/// Listens for clients of `skel`'s groups until `stop`.
+pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Handle> {
+    let path = socket_path();
+    let listener =
+        socket::listen(&path).with_context(|| format!("client socket {}", path.display()))?;
+    let mut clients = Clients {
+        listener,
+        path,
+        connections: Vec::new(),
+        groups: (0..intf::umcg_group_limits_UMCG_MAX_GROUPS)
+            .map(|_| None)
+            .collect(),
+        ending: Vec::new(),
+        free: (1..intf::umcg_group_limits_UMCG_MAX_GROUPS).collect(),
+        free_bells: (1..intf::umcg_group_limits_UMCG_MAX_BELLS).collect(),
+        gens: vec![0; intf::umcg_group_limits_UMCG_MAX_GROUPS as usize],
+        outer: Outer::new(skel, now_ns())?,
+        full,
+    };
+    let thread = std::thread::Builder::new()
+        .name("umcg-clients".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            super::caps::drop_unneeded();
+            while !stop.load(Ordering::Relaxed) {
+                clients.turn();
+            }
+            clients.end();
+        })
+        .context("cannot start the thread of the client socket")?;
+    Ok(Handle { thread })
+}
+
+impl Clients {
+    /// Waits for something to do, and does it.
+    fn turn(&mut self) {
+        let fds: Vec<_> = std::iter::once(&self.listener)
+            .chain(self.connections.iter().map(|c| &c.sock))
+            .map(AsFd::as_fd)
+            .collect();
+        let ready = socket::poll(&fds, POLL_MS);
+        // Backwards: removing one leaves the indexes before it as they are.
+        for index in (0..self.connections.len()).rev() {
+            if ready[index + 1] && !self.serve(index) {
+                self.hang_up(index);
+            }
+        }
+        if ready[0] {
+            self.accept();
+        }
+        self.reap();
+    }
+
+    fn accept(&mut self) {
+        let Some((sock, peer)) = socket::accept(&self.listener) else {
+            return;
+        };
+        let of_uid = self.connections.iter().filter(|c| c.peer.uid == peer.uid);
+        if self.connections.len() >= MAX_CONNECTIONS || of_uid.count() >= MAX_PER_UID {
+            debug!("client: uid {} has too many connections", peer.uid);
+            socket::send(&sock, &Reply::error(libc::EDQUOT), &[]);
+            return;
+        }
+        self.connections.push(Connection {
+            sock,
+            peer,
+            group: None,
+        });
+    }
+
+    /// One message of a connection. False: it hung up, or talks nonsense.
+    fn serve(&mut self, index: usize) -> bool {
+        let connection = &self.connections[index];
+        let request = match socket::receive(&connection.sock) {
+            socket::Received::Nothing => return true,
+            socket::Received::HungUp => return false,
+            socket::Received::Message(bytes) => Request::decode(&bytes),
+        };
+        let peer = connection.peer;
+        let answer = request.and_then(|request| match request.op {
+            Op::Create => self.create(index, peer, &request),
+            Op::Join => self.join(index, peer, &request),
+            Op::Tokens => self.tokens(index, peer, &request),
+        });
+        let sock = &self.connections[index].sock;
+        match answer {
+            Ok((reply, fds)) => {
+                let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+                socket::send(sock, &reply, &fds)
+            }
+            Err(errno) => socket::send(sock, &Reply::error(errno), &[]) && errno != libc::EBADMSG,
+        }
+    }
+
+    fn create(&mut self, index: usize, peer: Peer, request: &Request) -> Answer {
+        if self.connections[index].group.is_some() {
+            return Err(libc::EALREADY);
+        }
+        let most = intf::umcg_group_limits_UMCG_GROUP_WORKERS;
+        if request.max_members == 0 || request.max_members > 65535 {
+            return Err(libc::EINVAL);
+        }
+        let workers = request.max_members.min(most);
+        let capacity = workers + intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
+        let mine = || {
+            let ending = self.ending.iter().map(|(group, _)| group);
+            self.groups
+                .iter()
+                .flatten()
+                .chain(ending)
+                .filter(|g| g.uid == peer.uid)
+        };
+        let records: u32 = mine().map(|g| g.capacity).sum();
+        if mine().count() >= MAX_GROUPS_PER_UID || records + capacity > MAX_RECORDS_PER_UID {
+            return Err(libc::EDQUOT);
+        }
+        let number = self.free.pop_front().ok_or(libc::ENOSPC)?;
+        let gen_ = self.gens[number as usize] | 1;
+        let made = Group::new(
+            &self.outer,
+            number,
+            gen_,
+            peer.uid,
+            capacity,
+            request.flags,
+            self.full,
+        );
+        let group = made.map_err(|err| {
+            warn!("cannot make a group: {err:#}");
+            self.free.push_back(number);
+            libc::ENOMEM
+        })?;
+        self.gens[number as usize] = gen_;
+        let answer = self.enter(&group)?;
+        self.groups[number as usize] = Some(group);
+        self.connections[index].group = Some(number);
+        Ok(answer)
+    }
+
+    /// What a connection that belongs to `group` is told.
+    fn enter(&self, group: &Group) -> Answer {
+        let reply = Reply {
+            group: group.number,
+            gen_: group.gen_,
+            capacity: group.capacity,
+            full: self.full,
+            epoch: self.outer.epoch,
+            ticket: group.ticket(),
+            ..Reply::default()
+        };
+        let fds = [
+            &group.truth,
+            &group.desks,
+            &self.outer.client,
+            &group.futexes,
+        ];
+        let fds: std::io::Result<Vec<_>> = fds.iter().map(|fd| fd.try_clone()).collect();
+        Ok((reply, fds.map_err(|_| libc::EMFILE)?))
+    }
+
+    fn join(&mut self, index: usize, peer: Peer, request: &Request) -> Answer {
+        if self.connections[index].group.is_some() {
+            return Err(libc::EALREADY);
+        }
+        let group = self
+            .groups
+            .iter()
+            .flatten()
+            .find(|group| group.ticket() == request.ticket)
+            .ok_or(libc::ENOENT)?;
+        if group.uid != peer.uid {
+            return Err(libc::EPERM);
+        }
+        let answer = self.enter(group)?;
+        self.connections[index].group = Some(group.number);
+        Ok(answer)
+    }
+
+    fn tokens(&mut self, index: usize, peer: Peer, request: &Request) -> Answer {
+        let number = self.connections[index].group.ok_or(libc::ENOENT)?;
+        let group = self.groups[number as usize].as_mut().ok_or(libc::ENOENT)?;
+        let server = request.kind == intf::umcg_member_kind_UMCG_M_SERVER;
+        if request.kind > intf::umcg_member_kind_UMCG_M_WORKER
+            || request.count == 0
+            || request.count > if server { 1 } else { proto::MAX_TOKENS as u32 }
+        {
+            return Err(libc::EINVAL);
+        }
+        let mut reply = Reply::default();
+        let mut fds = Vec::new();
+        let mut bell = 0;
+        if server {
+            let number = self.free_bells.pop_front().ok_or(libc::ENOSPC)?;
+            match group.make_bell(&self.outer, number) {
+                Ok(fd) => fds.push(fd),
+                Err(err) => {
+                    warn!("cannot make a bell: {err:#}");
+                    self.free_bells.push_back(number);
+                    return Err(libc::ENOMEM);
+                }
+            }
+            bell = number;
+        }
+        for token in reply.tokens.iter_mut().take(request.count as usize) {
+            *token = group
+                .issue(&self.outer, peer.uid, peer.pid, request.kind, bell)
+                .map_err(|_| libc::ENOSPC)?;
+            reply.count += 1;
+        }
+        Ok((reply, fds))
+    }
+
+    fn hang_up(&mut self, index: usize) {
+        let gone = self.connections.swap_remove(index);
+        let Some(number) = gone.group else {
+            return;
+        };
+        if self.connections.iter().any(|c| c.group == Some(number)) {
+            return;
+        }
+        if let Some(group) = self.groups[number as usize].take() {
+            group.drain(&self.outer);
+            self.ending.push((group, Instant::now()));
+        }
+    }
+
+    /// Groups whose threads have left, or have had their time.
+    fn reap(&mut self) {
+        let mut index = 0;
+        while index < self.ending.len() {
+            let (group, since) = &self.ending[index];
+            if group.drain(&self.outer) > 0 && since.elapsed() < DRAIN {
+                index += 1;
+                continue;
+            }
+            let (group, _) = self.ending.swap_remove(index);
+            self.forget(group);
+        }
+    }
+
+    fn forget(&mut self, group: Group) {
+        let number = group.number;
+        self.gens[number as usize] = group.gen_.wrapping_add(1);
+        for bell in group.close(&self.outer, self.gens[number as usize]) {
+            self.free_bells.push_back(bell);
+        }
+        self.free.push_back(number);
+    }
+
+    fn end(&mut self) {
+        for slot in 0..self.groups.len() {
+            if let Some(group) = self.groups[slot].take() {
+                group.drain(&self.outer);
+                self.forget(group);
+            }
+        }
+        while let Some((group, _)) = self.ending.pop() {
+            self.forget(group);
+        }
+        unlink(&self.path);
+    }
+}
+
+type Answer = Result<(Reply, Vec<OwnedFd>), i32>;
+
+fn unlink(path: &Path) {
+    if let Err(err) = std::fs::remove_file(path) {
+        debug!("{}: {err}", path.display());
+    }
+}

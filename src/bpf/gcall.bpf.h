@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * gcall: what clients call by BPF_PROG_RUN, and what the daemon calls about groups.
+ *
+ * Does:    umcg_client: register, unregister, wake, kick, attach, for anybody who
+ *          was given the program's fd; umcg_admin: a group comes and goes.
+ * Called from: SYSCALL programs, in the caller's context, may be preempted.
+ * Races:   register is seen by the callbacks when t->kind is set, last.
+ *          A program that runs while its group is deleted: RCU keeps the maps.
+ * Never:   takes authority from an argument: the group is that of the calling
+ *          task; a token is worth one registration of one uid in one process.
+ * Counters: grp_refused.
+ */
+#ifndef __UMCG_GCALL_BPF_H
+#define __UMCG_GCALL_BPF_H
+
+#include "gsweep.bpf.h"
+
+#define ALLOC_TRIES 128
+#define BUCKET_STEP_NS (5 * NSEC_PER_USEC)	/* 200,000 wakes and kicks a second */
+#define BUCKET_BURST_NS (50 * NSEC_PER_MSEC)	/* of which 10,000 at once */
+#define SCHED_EXT_POLICY 7
+
+const volatile bool umcg_partial;	/* members must be SCHED_EXT by themselves */
+
+/* One token of the group's bucket. False: too fast. */
+static __always_inline bool bucket_take(struct umcg_group *head, u64 now)
+{
+	u64 tat = READ_ONCE(head->tat_ns), from;
+
+	from = key_before(tat, now) ? now : tat;
+	if (key_before(now + BUCKET_BURST_NS, from))
+		return false;
+	/* A lost race lets one call through: the bound is a rate, not a count. */
+	umcg_cmpxchg(&head->tat_ns, tat, from + BUCKET_STEP_NS);
+	return true;
+}
+
+static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u64 now)
+{
+	u64 word, seen;
+	int i;
+
+	bpf_for(i, 0, WORD_TRIES) {
+		word = READ_ONCE(m->word);
+		if (word_state(word) == UMCG_NONE)
+			return -ESRCH;
+		if (word_state(word) == UMCG_IDLE && READ_ONCE(m->held)) {
+			if (!member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE,
+					 UMCG_F_PENDING, now, &seen))
+				continue;
+			m->why = UMCG_R_WOKEN;
+			tell_runnable(g, idx, m->home);
+			/* Released meanwhile, it may have read IDLE before. */
+			return READ_ONCE(m->held) ? UMCG_WAKE_DONE : UMCG_WAKE_FUTEX;
+		}
+		if ((word & UMCG_F_PENDING) ||
+		    umcg_cmpxchg(&m->word, word, word | UMCG_F_PENDING) == word)
+			return word_state(word) == UMCG_IDLE ?
+				UMCG_WAKE_FUTEX : UMCG_WAKE_DONE;
+	}
+	return -EAGAIN;
+	/* pairs with go_idle(), and with the library's futex wait */
+}
+
+/* A free record of @kind, claimed by its generation. 0: none was found. */
+static __always_inline u32 member_alloc(void *truth, struct umcg_group *head, u32 kind)
+{
+	u32 first = 1, count = UMCG_GROUP_SERVERS, at = 0, idx, gen;
+	struct umcg_member *m;
+	int i;
+
+	if (kind == UMCG_M_WORKER) {
+		first += UMCG_GROUP_SERVERS;
+		count = head->capacity - first;
+		at = __sync_fetch_and_add(&head->cursor, 1);
+	}
+	if (!count || count > UMCG_GROUP_WORKERS)
+		return 0;
+	bpf_for(i, 0, ALLOC_TRIES) {
+		idx = first + (at + i) % count;
+		m = member_at(truth, idx);
+		if (!m)
+			return 0;
+		gen = READ_ONCE(m->gen);
+		if (!(gen & 1) && umcg_cmpxchg(&m->gen, gen, gen + 1) == gen)
+			return idx;
+	}
+	return 0;
+}
+
+static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk *desk,
+					struct umcg_task *t, struct task_struct *p,
+					const struct umcg_token *tok,
+					struct umcg_group_call *call, u64 now)
+{
+	u64 seen;
+
+	m->run_ns = m->wait_ns = m->kick = m->target = 0;
+	m->cookie = call->cookie;
+	m->tid = p->pid;
+	m->kind = tok->kind;
+	m->home = (u32)call->target;
+	m->why = UMCG_R_NEW;
+	m->slot = m->cur = m->held = m->op = 0;
+	m->sys = t->idx;
+	m->bell = tok->bell;
+	m->deadline_ns = ~0ULL;
+	m->slot_end_ns = 0;
+	m->slot_v = t->v;
+	m->slot_cpu = t->clock_cpu;
+	desk->op = desk->asleep = 0;
+	if (tok->kind == UMCG_M_SERVER)
+		desk->resync = 1;	/* who was RUNNABLE before there was a server */
+	umcg_xchg(&m->word, m->word & ~(u64)UMCG_F_PENDING);
+	member_edge(m, FROM_ANY, UMCG_RUNNING | (tok->kind == UMCG_M_WORKER ?
+		    UMCG_F_RESCUED : 0), 0, now, &seen);
+}
+
+static __always_inline s32 register_with(struct umcg_group_call *call,
+					 struct task_struct *p, struct umcg_task *t,
+					 const struct umcg_token *tok)
+{
+	u32 g = tok->group, idx;
+	void *truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
+	struct umcg_group *head = truth ? group_head(truth) : NULL;
+	struct umcg_member *m;
+	struct umcg_desk *desk;
+
+	if (!head || !desks || group_life(g)->gen != tok->gen || group_life(g)->draining)
+		return -ENOENT;
+	t->group = g;
+	t->group_gen = tok->gen;
+	t->member = 0;
+	if (tok->kind == UMCG_M_NONE)
+		return 0;
+	idx = member_alloc(truth, head, tok->kind);
+	m = idx ? member_at(truth, idx) : NULL;
+	desk = idx ? desk_at(desks, idx) : NULL;
+	if (!m || !desk)
+		return -ENOSPC;
+	member_fill(m, desk, t, p, tok, call, umcg_now());
+	t->member = idx;
+	t->left = 0;
+	t->ghost = 0;
+	t->base_ns = p->se.sum_exec_runtime;
+	call->me = member_id(m, idx);
+	__sync_fetch_and_add(&head->members, 1);
+	if (tok->kind == UMCG_M_SERVER)
+		__sync_fetch_and_or(&head->servers, server_bit(idx));
+	barrier();
+	WRITE_ONCE(t->kind, tok->kind == UMCG_M_SERVER ? UMCG_K_GSERVER : UMCG_K_GWORKER);
+	return 0;
+}
+
+/* A token counts once: who deletes it has it. */
+static __always_inline s32 token_take(struct umcg_group_call *call,
+				      struct task_struct *p, struct umcg_token *out)
+{
+	struct umcg_token_key key = { .half = { call->token[0], call->token[1] } };
+	struct umcg_token *tok = bpf_map_lookup_elem(&umcg_tokens, &key);
+
+	if (!tok)
+		return -EKEYREJECTED;
+	*out = *tok;
+	if (out->uid != (u32)bpf_get_current_uid_gid() || out->tgid != p->tgid)
+		return -EKEYREJECTED;
+	return bpf_map_delete_elem(&umcg_tokens, &key) ? -EKEYREJECTED : 0;
+}
+
+static __always_inline s32 call_register(struct umcg_group_call *call,
+					 struct task_struct *p, struct umcg_task *t)
+{
+	struct umcg_token tok = {};
+	s32 err;
+
+	if (is_member(t))
+		return -EALREADY;
+	if (t->kind != UMCG_K_WORKER || !t->idx)
+		return -EUSERS;
+	if (call->op == UMCG_CALL_REGISTER &&
+	    (umcg_partial ? p->policy != SCHED_EXT_POLICY :
+	     p->policy && p->policy != SCHED_BATCH && p->policy != SCHED_IDLE &&
+	     p->policy != SCHED_EXT_POLICY))
+		return -EPERM;
+	err = token_take(call, p, &tok);
+	if (err)
+		return err;
+	if ((call->op == UMCG_CALL_ATTACH) != (tok.kind == UMCG_M_NONE))
+		return -EKEYREJECTED;
+	return register_with(call, p, t, &tok);
+}
+
+static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_task *t)
+{
+	void *truth = t->group ? truth_of(t) : NULL;
+	struct umcg_group *head = truth ? group_head(truth) : NULL;
+	struct umcg_member *m;
+
+	if (!head)
+		return -ENOENT;
+	m = member_by_id(truth, call->target);
+	if (!m)
+		return -ESRCH;
+	if (m->kind != UMCG_M_WORKER)
+		return -EINVAL;
+	if (!bucket_take(head, umcg_now()))
+		return -EBUSY;
+	if (call->op == UMCG_CALL_WAKE)
+		return member_wake(t->group, (u32)call->target, m, umcg_now());
+	return member_kick(m);
+}
+
+SEC("syscall")
+int umcg_client(struct umcg_group_call *call)
+{
+	struct task_struct *p = bpf_get_current_task_btf();
+	struct umcg_task *t;
+
+	call->ret = -ESTALE;
+	if (call->epoch != umcg_epoch)
+		return 0;
+	call->ret = -ENOENT;
+	t = bpf_task_storage_get(&umcg_tasks, p, 0, 0);
+	if (!t)
+		return 0;
+	bpf_rcu_read_lock();
+	switch (call->op) {
+	case UMCG_CALL_REGISTER:
+	case UMCG_CALL_ATTACH:
+		call->ret = call_register(call, p, t);
+		break;
+	case UMCG_CALL_UNREGISTER:
+		call->ret = is_member(t) ? 0 : -ENOENT;
+		member_gone(p, t);
+		kick(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+		break;
+	case UMCG_CALL_WAKE:
+	case UMCG_CALL_KICK:
+		call->ret = call_other(call, t);
+		break;
+	default:
+		call->ret = -EINVAL;
+	}
+	bpf_rcu_read_unlock();
+	if (call->ret < 0)
+		count(grp_refused);
+	return 0;
+}
+
+SEC("syscall")
+int umcg_admin(struct umcg_admin_call *call)
+{
+	u32 g = call->group;
+	struct umcg_group *head;
+	void *truth;
+
+	call->ret = -EINVAL;
+	if (!g || g >= UMCG_MAX_GROUPS)
+		return 0;
+	call->ret = 0;
+	switch (call->op) {
+	case UMCG_ADMIN_OPEN:
+		umcg_epoch = call->epoch;
+		group_life(g)->draining = 0;
+		group_life(g)->gen = call->gen;
+		if (umcg_group_top <= g)
+			umcg_group_top = g + 1;
+		__sync_fetch_and_add(&umcg_nr_groups, 1);
+		break;
+	case UMCG_ADMIN_DRAIN:
+		group_life(g)->draining = 1;
+		umcg_held_since = 0;
+		bpf_rcu_read_lock();
+		truth = bpf_map_lookup_elem(&umcg_truths, &g);
+		head = truth ? group_head(truth) : NULL;
+		call->ret = head ? head->members : 0;
+		bpf_rcu_read_unlock();
+		break;
+	case UMCG_ADMIN_CLOSE:
+		group_life(g)->gen = call->gen;
+		__sync_fetch_and_add(&umcg_nr_groups, -1);
+		break;
+	default:
+		call->ret = -EINVAL;
+	}
+	return 0;
+}
+
+/* The new program knows nothing of the group: an ordinary thread again. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(umcg_exec, struct task_struct *p)
+{
+	struct umcg_task *t = task_ctx(p);
+
+	if (t && is_member(t))
+		member_gone(p, t);
+	return 0;
+}
+
+#endif /* __UMCG_GCALL_BPF_H */

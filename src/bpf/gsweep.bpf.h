@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * gsweep: the relief valve of application groups: no member is held for ever.
+ *
+ * Does:    looks at SWEEP_STEPS records per tick of the timer, in turns, for held
+ *          1. servers: parked for PARK_MAX, or past their deadline: let run, to
+ *             sleep for real or to return; a run() past its deadline: its worker
+ *             is kicked; a lost hand-over or list is made good;
+ *          2. workers that wait: past their deadline: RUNNABLE; parked for
+ *             PARK_MAX: let run as ghosts, to sleep for real;
+ *          3. workers that may run: since 50 ms after a wake-up (they may hold
+ *             kernel locks), 1 s else, ABSENT_NS if no server can take them:
+ *             let run, RESCUED;
+ *          4. whoever dies, stops or freezes: at once.
+ * State:   umcg_member.held, the cursor.
+ * Called from: the relief timer (softirq).
+ * Races:   unhold() decides against dispatch. The word decides against wake.
+ * Never:   queues anybody itself: only dispatch can, so it makes them due.
+ * Counters: grp_unheld.
+ */
+#ifndef __UMCG_GSWEEP_BPF_H
+#define __UMCG_GSWEEP_BPF_H
+
+#include "member.bpf.h"
+
+#define SWEEP_STEPS 128
+#define CALM_SWEEPS 256		/* a round of the largest group, and then slow */
+#define WOKEN_NS (50 * NSEC_PER_MSEC)
+#define VOLUNTARY_NS (1000 * NSEC_PER_MSEC)
+#define ABSENT_NS (2 * NSEC_PER_MSEC)
+
+u32 umcg_sweep_group;
+u32 umcg_sweep_idx;
+
+/* Lets a held member run. */
+static __always_inline void let_run(struct umcg_member *m)
+{
+	if (!unhold(m))
+		return;
+	count(grp_unheld);
+	release_to(m);
+}
+
+static __always_inline s32 member_kick(struct umcg_member *w)
+{
+	u64 word = READ_ONCE(w->word);
+	struct task_struct *p = worker_task(w->sys);
+	s32 cpu;
+
+	if (word_state(word) != UMCG_RUNNING || !READ_ONCE(w->slot))
+		return -EAGAIN;
+	if (!p)
+		return -ESRCH;
+	umcg_xchg(&w->kick, word & ~(u64)UMCG_F_PENDING);
+	cpu = scx_bpf_task_cpu(p);
+	WRITE_ONCE(cpu_rec(cpu)->kick_idx, w->sys);
+	kick(cpu, SCX_KICK_PREEMPT);
+	return 0;
+	/* pairs with kick_stands() in dispatch, enqueue and running */
+}
+
+static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
+					 struct umcg_member *s, u64 now)
+{
+	u32 cur = READ_ONCE(s->cur);
+	bool late = s->deadline_ns <= now;
+
+	if (desk && READ_ONCE(desk->asleep) &&
+	    (s->op == UMCG_OP_NONE ? READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) :
+	     !cur))
+		server_ring(s, desk);
+	if (late && cur) {
+		struct umcg_member *w = member_at(truth, cur);
+
+		if (w)
+			member_kick(w);
+	}
+	if (!READ_ONCE(s->held))
+		return;
+	if (now > s->parked_ns + PARK_MAX_NS || (late && !cur) ||
+	    (s->op == UMCG_OP_DONE && !cur))
+		let_run(s);
+}
+
+/* Nobody who could run it: no server, or its own is blocked outside a wait. */
+static __always_inline bool server_cannot(void *truth, const struct umcg_member *w)
+{
+	struct umcg_group *head = group_head(truth);
+	struct umcg_member *s = member_at(truth, w->home);
+
+	if (!head || !READ_ONCE(head->servers))
+		return true;
+	return s && s->kind == UMCG_M_SERVER &&
+	       word_state(READ_ONCE(s->word)) == UMCG_BLOCKED;
+}
+
+static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
+					 struct umcg_member *w, u64 now)
+{
+	u64 held = now - w->parked_ns, seen, limit;
+
+	if (word_state(READ_ONCE(w->word)) == UMCG_IDLE) {
+		if (w->deadline_ns <= now) {
+			if (member_edge(w, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING,
+					now, &seen)) {
+				w->why = UMCG_R_TIMEDOUT;
+				w->parked_ns = now;
+				tell_runnable(g, idx, w->home);
+			}
+		} else if (held > PARK_MAX_NS) {
+			let_run(w);
+		}
+		return;
+	}
+	limit = w->why == UMCG_R_UNBLOCKED ? WOKEN_NS : VOLUNTARY_NS;
+	if (held > ABSENT_NS && server_cannot(truth, w))
+		limit = 0;
+	if (held > limit)
+		let_run(w);
+}
+
+static __always_inline int sweep_one(u32 g, u32 idx, u64 now)
+{
+	void *truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
+	struct umcg_member *m = truth ? member_at(truth, idx) : NULL;
+	struct task_struct *p;
+
+	if (!m || !desks || !(READ_ONCE(m->gen) & 1))
+		return 0;
+	if (m->kind == UMCG_M_SERVER)
+		sweep_server(truth, desk_at(desks, idx), m, now);
+	if (!READ_ONCE(m->held))
+		return 0;
+	p = worker_task(m->sys);
+	if (group_life(g)->draining || (p && must_run(p)))
+		let_run(m);
+	else if (m->kind == UMCG_M_WORKER)
+		sweep_worker(g, idx, truth, m, now);
+	return 1;
+}
+
+/* 1: held, and so worth another look soon. */
+__weak int sweep_member(u32 g, u32 idx, u64 now)
+{
+	int held;
+
+	bpf_rcu_read_lock();	/* the verifier takes it for a part of umcg_init */
+	held = sweep_one(g, idx, now);
+	bpf_rcu_read_unlock();
+	return held;
+}
+
+/* The next record, or the next group that is alive. */
+static __always_inline void sweep_next(void)
+{
+	u32 g = umcg_sweep_group, idx = umcg_sweep_idx + 1;
+	struct umcg_group *head;
+	void *truth = bpf_map_lookup_elem(&umcg_truths, &g);
+
+	head = truth ? group_head(truth) : NULL;
+	if (head && idx < head->capacity && (group_life(g)->gen & 1) && head->members) {
+		/* Workers follow the servers' records; few servers are usual. */
+		if (idx <= UMCG_GROUP_SERVERS && !(head->servers >> ((idx - 1) & 63)))
+			idx = UMCG_GROUP_SERVERS + 1;
+		if (idx <= UMCG_GROUP_SERVERS + head->cursor) {
+			umcg_sweep_idx = idx;
+			return;
+		}
+	}
+	umcg_sweep_group = g + 1 < umcg_group_top ? g + 1 : 1;
+	umcg_sweep_idx = 0;
+}
+
+/* True: somebody is held, so the timer has to stay fast. */
+__weak int groups_sweep(u64 now)
+{
+	int i;
+
+	umcg_held_since++;
+	bpf_for(i, 0, SWEEP_STEPS) {
+		sweep_next();
+		if (umcg_sweep_idx && sweep_member(umcg_sweep_group, umcg_sweep_idx, now))
+			umcg_held_since = 0;
+	}
+	return umcg_held_since < CALM_SWEEPS;
+}
+
+#endif /* __UMCG_GSWEEP_BPF_H */

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * handoff: what dispatch does for application groups.
+ *
+ * Does:    1. the request of prev: run, next, wait, yield, switch; a kick;
+ *          2. the members that are due on this CPU;
+ *          3. the slot's budget: what is left of it goes with the slot; when it is
+ *             used up and others wait here, the next one waits on PARK by the
+ *             slot's key, so that hand-offs bring no CPU time.
+ * State:   umcg_member, umcg_cpu.due.
+ * Called from: ops.dispatch, rq lock held.
+ * Races:   a task whose CPU is this one is inserted on the local queue at once:
+ *          its rq lock is ours. One of another CPU goes by HAND, whose move skips
+ *          a task that may not run here by now, where a direct insert aborts.
+ * Never:   inserts a task whose enqueue has not begun: `held` says that it has.
+ * Counters: grp_run, grp_switch, grp_requeued, grp_refused.
+ */
+#ifndef __UMCG_HANDOFF_BPF_H
+#define __UMCG_HANDOFF_BPF_H
+
+#include "park.bpf.h"
+
+#define DUE_BATCH 8
+
+enum umcg_handoff {
+	HANDOFF_NONE,	/* dispatch goes on as for any task */
+	HANDOFF_AWAY,	/* the same, and prev does not want the CPU any more */
+	HANDOFF_KEEP,	/* prev goes on */
+	HANDOFF_DONE,	/* somebody is on the local queue */
+};
+
+/* Waits on PARK by the slot's key, as any worker does. */
+static __always_inline void queue_member(struct task_struct *p, struct umcg_task *t,
+					 s32 cpu, u64 now)
+{
+	struct umcg_worker *w = worker_rec(t->idx);
+	u64 key;
+
+	if (!w)
+		return;
+	place(t, cpu);
+	key = key_of(t, w, t->v, now);
+	w->key = key;
+	w->home = cpu;
+	t->parked_ns = now;
+	word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
+	pending_raise(t);
+	scx_bpf_dsq_insert_vtime(p, PARK(cpu), worker_slice(w), key, 0);
+	cpu_rec(cpu)->want = 1;
+}
+
+/* A CPU that @p may use, this one if possible. */
+static __always_inline s32 cpu_for(const struct task_struct *p, s32 cpu)
+{
+	return may_run_on(p, cpu) ? cpu : scx_bpf_task_cpu(p);
+}
+
+/*
+ * Puts @p, which is ours alone now, on this CPU with @slice. False: it may not
+ * run here and waits elsewhere.
+ */
+static __always_inline bool put_here(struct task_struct *p, s32 cpu, u64 slice)
+{
+	if (scx_bpf_task_cpu(p) == cpu) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
+		return true;
+	}
+	if (!may_run_on(p, cpu)) {
+		s32 other = scx_bpf_task_cpu(p);
+
+		scx_bpf_dsq_insert(p, HAND(other), slice, 0);
+		kick(other, SCX_KICK_IDLE);
+		return false;
+	}
+	scx_bpf_dsq_insert(p, HAND(cpu), slice, 0);
+	return scx_bpf_dsq_move_to_local(HAND(cpu), 0);
+}
+
+/* The next thread of slot @s. @used: virtual time that prev owes the slot yet. */
+static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_member *s,
+				    struct umcg_member *m, struct umcg_task *owes,
+				    u64 v, u64 now)
+{
+	struct task_struct *p = worker_task(m->sys);
+	s64 left = s->slot_end_ns - now;
+	struct umcg_task *t;
+
+	if (!p)
+		return HANDOFF_AWAY;
+	if (left < (s64)SLOT_MIN_NS) {
+		if (scx_bpf_dsq_nr_queued(PARK(cpu))) {
+			t = task_ctx(p);
+			if (!t)
+				return HANDOFF_AWAY;
+			count_on(c, grp_requeued);
+			t->v = v;
+			t->clock_cpu = owes->clock_cpu;
+			queue_member(p, t, cpu_for(p, cpu), now);
+			return HANDOFF_AWAY;
+		}
+		left = umcg_slice_ns;
+	}
+	return put_here(p, cpu, left) ? HANDOFF_DONE : HANDOFF_AWAY;
+}
+
+/*
+ * Worker @id gets slot @si: the claim. NULL: *err says why not. Who may be
+ * claimed: RUNNABLE, or IDLE and held: an IDLE one that is not held is on its
+ * way to a real sleep, it is woken instead and comes by the list.
+ */
+static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 si,
+						      s32 *err)
+{
+	struct umcg_member *w = member_by_id(truth, id);
+	u64 word;
+
+	*err = -ESRCH;
+	if (!w)
+		return NULL;
+	*err = -EINVAL;
+	if (w->kind != UMCG_M_WORKER)
+		return NULL;
+	word = READ_ONCE(w->word);
+	*err = -EBUSY;
+	if (word_state(word) == UMCG_IDLE && !READ_ONCE(w->held)) {
+		if (!(word & UMCG_F_PENDING))
+			umcg_cmpxchg(&w->word, word, word | UMCG_F_PENDING);
+		*err = -EAGAIN;
+		return NULL;
+	}
+	if (word_state(word) != UMCG_RUNNABLE && word_state(word) != UMCG_IDLE)
+		return NULL;
+	if (umcg_cmpxchg(&w->slot, 0, si))
+		return NULL;
+	word = READ_ONCE(w->word);
+	if ((word_state(word) == UMCG_RUNNABLE ||
+	     (word_state(word) == UMCG_IDLE && READ_ONCE(w->held))) &&
+	    READ_ONCE(w->gen) == id >> 32)
+		return w;
+	*err = -EAGAIN;
+	umcg_cmpxchg(&w->slot, si, 0);
+	return NULL;
+	/* pairs with worker_hold() and member_blocks() */
+}
+
+/* Puts the claimed worker here, unless its own enqueue does. */
+static __always_inline u32 put_claimed(struct umcg_cpu *c, s32 cpu, struct umcg_member *s,
+				       struct umcg_member *w, struct umcg_task *t,
+				       u64 v, u64 now)
+{
+	if (!unhold(w))
+		return HANDOFF_AWAY;
+	return put_next(c, cpu, s, w, t, v, now);
+}
+
+/* prev keeps the CPU with what is left of its slot. */
+static __always_inline u32 keep_prev(struct umcg_cpu *c, struct task_struct *prev,
+				     struct umcg_member *s, u64 now)
+{
+	s64 left = s ? (s64)(s->slot_end_ns - now) : 0;
+
+	if (left < (s64)SLOT_MIN_NS)
+		left = SLOT_MIN_NS;
+	scx_bpf_task_set_slice(prev, left);
+	c->granted_ns = now - c->picked_ns + left;
+	return HANDOFF_KEEP;
+}
+
+static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
+					  struct task_struct *prev, struct umcg_task *t,
+					  struct umcg_member *m, void *truth, u64 v,
+					  u64 now)
+{
+	struct umcg_member *w;
+	s32 err;
+
+	if (m->op == UMCG_OP_NEXT) {
+		if (!READ_ONCE(m->cur))
+			return HANDOFF_AWAY;
+		refuse(m, -EBUSY);
+		return keep_prev(c, prev, m, now);
+	}
+	if (m->op != UMCG_OP_RUN)
+		return HANDOFF_NONE;
+	err = -EBUSY;
+	w = READ_ONCE(m->cur) ? NULL : slot_claim(truth, m->target, t->member, &err);
+	if (!w) {
+		refuse(m, err);
+		return keep_prev(c, prev, m, now);
+	}
+	umcg_xchg(&m->cur, (u32)m->target);
+	m->op = UMCG_OP_DONE;
+	count_on(c, grp_run);
+	return put_claimed(c, cpu, m, w, t, v, now);
+}
+
+/* A wake that came before the wait: nothing to wait for. */
+static __always_inline bool wake_came_first(struct umcg_member *m)
+{
+	u64 word = READ_ONCE(m->word);
+
+	if (!(word & UMCG_F_PENDING) || m->op != UMCG_OP_WAIT)
+		return false;
+	if (umcg_cmpxchg(&m->word, word, word & ~(u64)UMCG_F_PENDING) != word)
+		return false;
+	m->op = UMCG_OP_NONE;
+	m->why = UMCG_R_WOKEN;
+	return true;
+}
+
+static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
+					  struct task_struct *prev, struct umcg_task *t,
+					  struct umcg_member *m, void *truth, u64 v,
+					  u64 now)
+{
+	u32 si = READ_ONCE(m->slot);
+	struct umcg_member *s = si ? member_at(truth, si) : NULL, *w;
+	s32 err = -EPERM;
+
+	if (m->op == UMCG_OP_NONE) {
+		if (!s || !kick_stands(m))
+			return HANDOFF_NONE;
+		count_on(c, preempt_forced);
+	} else if (!s) {
+		if (m->op != UMCG_OP_SWITCH)
+			return HANDOFF_AWAY;	/* rescued: held, and listed */
+		refuse(m, -EPERM);
+		return keep_prev(c, prev, NULL, now);
+	} else if (wake_came_first(m)) {
+		return keep_prev(c, prev, s, now);
+	}
+	if (m->op == UMCG_OP_SWITCH) {
+		w = slot_claim(truth, m->target, si, &err);
+		if (!w) {
+			refuse(m, err);
+			return keep_prev(c, prev, s, now);
+		}
+		umcg_xchg(&m->slot, 0);
+		umcg_xchg(&s->cur, (u32)m->target);
+		t->left = si;
+		count_on(c, grp_switch);
+		return put_claimed(c, cpu, s, w, t, v, now);
+	}
+	s = slot_leave(truth, m, t->member, leave_reason(m), 0, now, &si);
+	if (!s)
+		return HANDOFF_AWAY;
+	t->left = si;
+	if (unhold(s)) {
+		s->op = UMCG_OP_NONE;
+		return put_next(c, cpu, s, s, t, v, now);
+	}
+	server_continue(t, s, si, cpu);
+	return HANDOFF_AWAY;
+}
+
+/* The request of @prev, a member that still wants the CPU. */
+__weak int member_dispatch(s32 cpu, struct task_struct *prev __arg_trusted,
+			   struct umcg_task *t __arg_nonnull, u64 now)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_worker *w = worker_rec(t->idx);
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	u64 v;
+
+	if (!m || !w)
+		return HANDOFF_NONE;
+	/* Who has no slot and yields is held again, alone here or not. */
+	if (t->ghost || (t->kind == UMCG_K_GWORKER && !m->op && !READ_ONCE(m->slot)))
+		return m->op || t->yielded ? HANDOFF_AWAY : HANDOFF_NONE;
+	v = t->v + uncharged(prev, t);
+	if (t->kind == UMCG_K_GSERVER)
+		return server_request(c, cpu, prev, t, m, truth, v, now);
+	m->run_ns = prev->se.sum_exec_runtime - t->base_ns;
+	return worker_request(c, cpu, prev, t, m, truth, v, now);
+}
+
+/* One member that is due: true if it is on the local queue. */
+__weak int put_due(s32 cpu, u32 sys, u64 now)
+{
+	struct task_struct *p = worker_task(sys);
+	struct umcg_task *t = p ? task_ctx(p) : NULL;
+	struct umcg_member *m;
+	void *truth;
+	s64 left;
+
+	if (!t)
+		return false;
+	truth = is_member(t) ? truth_of(t) : NULL;
+	m = truth ? member_at(truth, t->member) : NULL;
+	if (!m) {
+		/* Its group ended while it was held: an ordinary worker again. */
+		queue_member(p, t, cpu_for(p, cpu), now);
+		return false;
+	}
+	if (READ_ONCE(m->held))
+		return false;
+	if (t->kind == UMCG_K_GSERVER) {
+		bool goes_on = m->op == UMCG_OP_DONE && !READ_ONCE(m->cur);
+
+		t->ghost = !goes_on && m->op && word_state(READ_ONCE(m->word)) == UMCG_IDLE &&
+			   m->deadline_ns > now && !group_life(t->group)->draining &&
+			   (m->cur || READ_ONCE(m->parked_ns) + PARK_MAX_NS <= now);
+		m->op = UMCG_OP_NONE;
+		t->v = m->slot_v;
+		t->clock_cpu = m->slot_cpu;
+		left = m->slot_end_ns - now;
+		if (goes_on && left >= (s64)SLOT_MIN_NS)
+			return put_here(p, cpu, left);
+	} else {
+		t->ghost = word_state(READ_ONCE(m->word)) == UMCG_IDLE || must_run(p);
+		if (must_run(p))
+			return put_here(p, cpu, umcg_slice_ns);
+	}
+	queue_member(p, t, cpu_for(p, cpu), now);
+	return false;
+}
+
+__weak int dues_put(s32 cpu, u64 now)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	bool local = false;
+	int i;
+
+	bpf_for(i, 0, DUE_BATCH) {
+		u32 sys = due_pop(c);
+
+		if (!sys)
+			break;
+		if (put_due(cpu, sys, now))
+			local = true;
+	}
+	return local;
+}
+
+#endif /* __UMCG_HANDOFF_BPF_H */

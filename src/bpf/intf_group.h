@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * What BPF and the client library share about an application group. Part of
+ * intf.h, which includes it.
+ *
+ * A group has two maps with one record per member, record 0 is the header:
+ *   truth   struct umcg_member: BPF writes, frozen, so clients map it PROT_READ
+ *   client  struct umcg_desk: requests, list, asleep; clients write it too.
+ *           BPF reads a value once, checks its bounds, follows no link in it.
+ * Index = member: servers 1..UMCG_GROUP_SERVERS, workers after these.
+ * Id = gen << 32 | index; gen is odd while the record is in use.
+ */
+#ifndef __UMCG_INTF_GROUP_H
+#define __UMCG_INTF_GROUP_H
+
+enum umcg_group_limits {
+	UMCG_MAX_GROUPS = 256,		/* power of two; group 0 is never used */
+	UMCG_GROUP_SERVERS = 64,	/* bits of the masks in the header */
+	UMCG_GROUP_WORKERS = 16384,	/* workers of one group, at most */
+	UMCG_MAX_BELLS = 4096,		/* app servers of all groups; 0 = none */
+};
+
+enum umcg_member_kind {
+	UMCG_M_NONE = 0,
+	UMCG_M_SERVER = 1,
+	UMCG_M_WORKER = 2,
+};
+
+/* What a thread asks for by writing desk.op and calling sched_yield(). */
+enum umcg_op {
+	UMCG_OP_NONE = 0,	/* a yield like any other */
+	UMCG_OP_RUN = 1,	/* server: give my slot to desk.target */
+	UMCG_OP_NEXT = 2,	/* server: park me until my list has something */
+	UMCG_OP_WAIT = 3,	/* worker: IDLE, my server goes on */
+	UMCG_OP_YIELD = 4,	/* worker: RUNNABLE, my server goes on */
+	UMCG_OP_SWITCH = 5,	/* worker: IDLE, desk.target gets my slot */
+	UMCG_OP_DONE = 6,	/* never asked for: dispatch met the request */
+};
+
+/* Why a server's run() ended, why a worker was listed, why a request failed. */
+enum umcg_reason {
+	UMCG_R_NONE = 0,
+	UMCG_R_BLOCKED = 1,	/* in system call ev_nr */
+	UMCG_R_FAULT = 2,	/* in a page fault or trap */
+	UMCG_R_STOPPED = 3,	/* by SIGSTOP, ptrace or the freezer */
+	UMCG_R_WAITS = 4,	/* UMCG_OP_WAIT, or UMCG_OP_SWITCH from a lost target */
+	UMCG_R_WOKEN = 5,	/* listed: it waited and somebody woke it */
+	UMCG_R_NEW = 6,		/* listed: registered just now */
+	UMCG_R_PREEMPTED = 7,	/* a kick, or the deadline of run() */
+	UMCG_R_YIELDED = 8,	/* these two are listed as well: it is RUNNABLE */
+	UMCG_R_TIMEDOUT = 9,	/* listed: its wait is over by time */
+	UMCG_R_EXITED = 10,	/* exit, exec, class change, unregister */
+	UMCG_R_RESCUED = 11,	/* listed again after the relief valve let it run */
+	UMCG_R_REFUSED = 12,	/* the request failed: ev_nr = -errno */
+	UMCG_R_UNBLOCKED = 13,	/* listed: it blocked in the kernel and may go on */
+};
+
+/*
+ * umcg_member: one thread of a group, in the truth map. BPF writes all of it.
+ *
+ * `word`: as the system group's, with its own edges, made in
+ *   ops.running    -> RUNNING. A worker has a slot then, or it is RESCUED.
+ *   ops.enqueue    -> RUNNABLE|YIELDED, RUNNABLE|PREEMPTED, IDLE: the thread
+ *                  is held from here on: runnable for the kernel, not run.
+ *   ops.quiescent  -> BLOCKED; IDLE|ASLEEP when it waits and sleeps for real
+ *   ops.runnable   -> RUNNABLE, by the kernel's wake-up
+ *   wake, timer    IDLE -> RUNNABLE of a held worker
+ *   A slot that the system group takes off its CPU is no edge: its worker stays
+ *   RUNNING. UMCG_F_PENDING is a wake that came first: set by wake in any state
+ *   but a held IDLE, cleared by the edge that it spares or makes.
+ *   All by cmpxchg: so wake against wait is decided by the word alone.
+ *
+ * `slot` (worker): index of the server whose slot it has. Set by cmpxchg 0 -> server
+ *   of a RUNNABLE or a held IDLE worker (the claim), given up by xchg -> 0: who
+ *   gets the server out of it lets that server continue, once.
+ * `cur` (server): index of the worker that has its slot, 0 = the server itself.
+ * `held`: 1 = in BPF's hands, ops.enqueue queued it nowhere. Who makes it 0 by
+ *   cmpxchg puts it on a queue, once. ops.enqueue sets it (full barrier) and
+ *   then looks again whether the reason to hold still stands; the others change
+ *   the reason (full barrier) and then try held 1 -> 0. One of the two sees the
+ *   other; both: the cmpxchg decides.
+ * `parks`: +1 when held. A sched_yield() that did not move it was not seen.
+ * `ev_*`: the last answer to the thread's request; ev_seq (last, release) + 1 each.
+ *   For a server: its worker left RUNNING. For both: REFUSED. Read before the
+ *   next request, nobody overwrites it earlier.
+ */
+struct umcg_member {
+	u64 word;
+	u64 since_ns;		/* full time of the word's edge */
+	u64 run_ns;		/* CPU time since it was registered */
+	u64 wait_ns;		/* time spent RUNNABLE */
+	u64 cookie;		/* given at registration */
+	u32 gen;
+	s32 tid;
+	u32 kind;		/* enum umcg_member_kind */
+	u32 home;		/* worker: server that ran it last and is told of it */
+	u32 parks;
+	u32 why;		/* enum umcg_reason: why it was listed, until its next request */
+
+	u32 slot;
+	u32 cur;
+	u32 held;
+	u32 sys;		/* its record in the system group */
+	u32 op;			/* enum umcg_op, as it was read */
+	u32 bell;
+	u64 target;		/* Id, as it was read */
+	u64 deadline_ns;	/* CLOCK_MONOTONIC, as it was read; ~0 = none */
+	u64 parked_ns;		/* when held, or RUNNABLE since */
+	u64 kick;		/* the word of the RUNNING stint that has to end */
+	u64 slot_end_ns;	/* server: when the slot's budget is used up */
+
+	u64 slot_v;		/* server: the slot's place in the system policy */
+	s32 slot_cpu;		/* CPU on whose clock slot_v is */
+	u32 ev_seq;
+	u64 ev_who;		/* Id of the worker */
+	u64 ev_tag;		/* its word before it left */
+	u64 ev_at_ns;
+	u64 ev_run_ns;
+	u64 ev_wait_ns;
+	u32 ev_reason;		/* enum umcg_reason */
+	s32 ev_nr;		/* system call number, or -errno */
+};
+
+/*
+ * umcg_desk: what the thread and BPF exchange, in the client map. A hostile
+ * client may write anything here at any time and harms its own group only.
+ *
+ * `op`, `target`, `deadline_ns`: written by the thread before its sched_yield();
+ *   ops.yield reads them once and clears `op`.
+ * `runnable`: list of workers that wait for this server; struct umcg_list's
+ *   protocol with `queued` and `next` of the workers' desks, indexes are those
+ *   of members. BPF pushes and never follows a link. `resync`: a push failed,
+ *   or servers changed: walk the truth for RUNNABLE workers that are not queued.
+ * `asleep` (server): struct umcg_server's sleep protocol: 1 before poll() on the
+ *   bell, then look at the list and at truth.cur once more. BPF: xchg -> 0, the
+ *   one who gets the 1 rings.
+ *
+ * A worker's real sleep is a futex, u32 number `index` in the group's memfd (the
+ * kernel has no futexes in BPF maps, whose pages belong to no file). Sleeper: reads
+ * futex; truth.word must be IDLE without PENDING; FUTEX_WAIT(value). Waker: the wake
+ * call answers UMCG_WAKE_FUTEX; futex += 1; FUTEX_WAKE. One of them sees the other.
+ */
+struct umcg_desk {
+	u32 op;			/* enum umcg_op */
+	u32 pad0;
+	u64 target;		/* Id */
+	u64 deadline_ns;	/* CLOCK_MONOTONIC; ~0 = none */
+
+	u64 runnable __attribute__((aligned(64)));
+	u32 resync;
+	u32 asleep;
+	u32 queued;		/* 0, or the index of the server that owns the link */
+	u32 next;
+};
+
+/* Record 0 of the truth map. Written by the daemon before it freezes the map,
+ * then by BPF. */
+struct umcg_group {
+	u32 abi;		/* UMCG_ABI */
+	u32 group;
+	u64 epoch;		/* of this load of the scheduler; calls must name it */
+	u32 gen;		/* of the group number */
+	u32 capacity;		/* records, header included */
+	u32 flags;		/* enum umcg_group_flags */
+	u32 full;		/* 0: partial mode, members must be SCHED_EXT */
+	u64 servers;		/* bit (index - 1): registered */
+	u64 idle;		/* bit (index - 1): waits for an event */
+	u64 tat_ns;		/* token bucket of wakes and kicks */
+	u32 cursor;		/* where to look for a free worker record */
+	u32 members;		/* registered now */
+	u64 shared;		/* edges to RUNNING beside another of that server: a bug */
+	u64 pad[15];
+};
+
+enum umcg_group_flags {
+	UMCG_G_PREEMPT = 1,	/* a wake-up preempts when no server is idle */
+};
+
+/* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */
+enum umcg_call_op {
+	UMCG_CALL_REGISTER = 1,		/* token, cookie, target = wanted home -> me */
+	UMCG_CALL_UNREGISTER = 2,
+	UMCG_CALL_WAKE = 3,		/* target; any member thread of the group, or */
+	UMCG_CALL_KICK = 4,		/* any thread that once gave a token: ATTACH */
+	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick */
+};
+
+enum umcg_call_answer {
+	UMCG_WAKE_DONE = 0,		/* made RUNNABLE, or remembered */
+	UMCG_WAKE_FUTEX = 1,		/* and it sleeps: the caller does the FUTEX_WAKE */
+};
+
+struct umcg_group_call {
+	u32 op;			/* enum umcg_call_op */
+	s32 ret;		/* -errno, or enum umcg_call_answer */
+	u64 epoch;
+	u64 token[2];
+	u64 target;		/* Id */
+	u64 cookie;
+	u64 me;			/* answer: Id of the caller */
+};
+
+/* A right to register once. Issued by the daemon, consumed by BPF. */
+struct umcg_token {
+	u32 group;
+	u32 gen;
+	u32 uid;
+	s32 tgid;
+	u32 kind;		/* enum umcg_member_kind; NONE = attach */
+	u32 bell;
+};
+
+/* The daemon's call: groups come and go. Its program is handed to nobody. */
+enum umcg_admin_op {
+	UMCG_ADMIN_OPEN = 1,	/* group, gen: the maps are in place */
+	UMCG_ADMIN_DRAIN = 2,	/* nobody is held any more; ret = members left */
+	UMCG_ADMIN_CLOSE = 3,
+};
+
+struct umcg_admin_call {
+	u32 op;
+	s32 ret;
+	u32 group;
+	u32 gen;
+	u64 epoch;
+};
+
+#endif /* __UMCG_INTF_GROUP_H */

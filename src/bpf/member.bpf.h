@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * member: the edges of an application group's threads.
+ *
+ * Does:    1. yield: reads the request; nothing may be queued there;
+ *          2. enqueue: holds who waits: runnable for the kernel, on no queue;
+ *          3. running, stopping, quiescent, runnable: edges, charge, the slot's
+ *             place in the system policy, events;
+ *          4. a member goes: its slot goes back, its workers are told.
+ * State:   umcg_member, umcg_task.ghost/left.
+ * Called from: the ops of these names, for members only; unregister.
+ * Races:   order of a voluntary switch: yield, dispatch, stopping, enqueue, and
+ *          the next one's running. Dispatch may be skipped: then enqueue gives
+ *          the slot back, and refuses a hand-over with EAGAIN. hold: see slot.bpf.h. Wake against wait: by the
+ *          word alone, the second look at it comes after `held` was set.
+ * Never:   holds who dies, stops or freezes.
+ *
+ * The slot's virtual time travels: who stops stores it in the server's record,
+ * who runs next in the slot takes it from there. A *ghost* is a held member that
+ * was let run to sleep for real, or to stop: its word does not change by that.
+ * The system group's word of a member is true only while it waits on a PARK.
+ */
+#ifndef __UMCG_MEMBER_BPF_H
+#define __UMCG_MEMBER_BPF_H
+
+#include "preempt.bpf.h"
+#include "slot.bpf.h"
+
+static __always_inline void member_yield(struct umcg_task *t)
+{
+	void *truth = truth_of(t), *desks = desks_of(t);
+	struct umcg_member *m;
+	struct umcg_desk *desk;
+	u32 op;
+
+	if (!truth || !desks)
+		return;
+	m = member_at(truth, t->member);
+	desk = desk_at(desks, t->member);
+	if (!m || !desk)
+		return;
+	op = READ_ONCE(desk->op);
+	if (t->kind == UMCG_K_GSERVER ?
+	    op != UMCG_OP_RUN && op != UMCG_OP_NEXT :
+	    op != UMCG_OP_WAIT && op != UMCG_OP_YIELD && op != UMCG_OP_SWITCH)
+		op = UMCG_OP_NONE;
+	WRITE_ONCE(desk->op, UMCG_OP_NONE);
+	m->op = op;
+	if (!op)
+		return;
+	m->target = READ_ONCE(desk->target);
+	m->deadline_ns = READ_ONCE(desk->deadline_ns);
+	m->why = UMCG_R_NONE;
+	t->yielded = 0;
+}
+
+/* The slot's time from and to the thread that has it. */
+static __always_inline void slot_store(struct umcg_member *s, const struct umcg_task *t)
+{
+	s->slot_v = t->v;
+	s->slot_cpu = t->clock_cpu;
+}
+
+static __always_inline void slot_load(const struct umcg_member *s, struct umcg_task *t)
+{
+	t->v = s->slot_v;
+	t->clock_cpu = s->slot_cpu;
+}
+
+static __always_inline void slot_store_left(void *truth, struct umcg_task *t)
+{
+	struct umcg_member *s;
+
+	if (!t->left)
+		return;
+	s = member_at(truth, t->left);
+	if (s)
+		slot_store(s, t);
+	t->left = 0;
+}
+
+/* Leaves the slot outside dispatch: the server comes when this CPU dispatches. */
+static __always_inline bool slot_give_back(void *truth, struct umcg_task *t,
+					   struct umcg_member *m, u32 reason, s32 nr,
+					   s32 cpu, u64 now)
+{
+	struct umcg_member *s;
+	u32 si = 0;
+
+	s = slot_leave(truth, m, t->member, reason, nr, now, &si);
+	if (!s)
+		return false;
+	slot_store(s, t);
+	server_continue(t, s, si, cpu);
+	return true;
+}
+
+/* Held from here on, unless the second look finds a claim. */
+static __always_inline void hold(struct umcg_member *m, u64 now)
+{
+	m->parked_ns = now;
+	m->parks++;
+	umcg_held_since = 0;
+	umcg_xchg(&m->held, 1);
+}
+
+/* False: @p goes the way of a worker of the system group. */
+static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member *m,
+					void *truth, s32 cpu, u64 now)
+{
+	struct umcg_group *head = group_head(truth);
+	void *desks = desks_of(t);
+	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	u64 seen;
+
+	if (!head || !desk || !m->op)
+		return false;
+	if (m->op == UMCG_OP_RUN) {
+		refuse(m, -EAGAIN);	/* dispatch was skipped: ask again */
+		return false;
+	}
+	slot_store(m, t);
+	member_edge(m, FROM_ANY, UMCG_IDLE, 0, now, &seen);
+	if (m->op == UMCG_OP_NEXT)
+		__sync_fetch_and_or(&head->idle, server_bit(t->member));
+	hold(m, now);
+	if (m->op == UMCG_OP_NEXT ? !READ_ONCE(desk->runnable) && !READ_ONCE(desk->resync) :
+	    !!READ_ONCE(m->cur))
+		return true;
+	/* pairs with slot_leave(), and with server_poke() after desk_push() */
+	if (!unhold(m))
+		return true;
+	m->op = UMCG_OP_NONE;
+	return false;
+}
+
+/* The requested wait, unless a wake came first. True: IDLE, and held. */
+static __always_inline bool go_idle(struct umcg_member *m, u64 now)
+{
+	u64 seen = 0;
+
+	if (word_state(READ_ONCE(m->word)) != UMCG_RUNNABLE)
+		member_edge(m, FROM(UMCG_RUNNING) | FROM(UMCG_IDLE), UMCG_IDLE, 0, now,
+			    &seen);
+	hold(m, now);
+	if (!(READ_ONCE(m->word) & UMCG_F_PENDING) ||
+	    !member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
+		return word_state(READ_ONCE(m->word)) == UMCG_IDLE;
+	m->why = UMCG_R_WOKEN;
+	return false;
+	/* pairs with member_wake() */
+}
+
+static __always_inline bool kick_stands(const struct umcg_member *m)
+{
+	u64 kick = READ_ONCE(m->kick);
+
+	return kick && kick == (READ_ONCE(m->word) & ~(u64)UMCG_F_PENDING);
+}
+
+static __always_inline u32 leave_reason(const struct umcg_member *m)
+{
+	return m->op == UMCG_OP_YIELD ? UMCG_R_YIELDED :
+	       m->op ? UMCG_R_WAITS : UMCG_R_PREEMPTED;
+}
+
+/* False: @p goes the way of a worker of the system group. */
+static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member *m,
+					void *truth, s32 cpu, u64 enq_flags, u64 now)
+{
+	bool tell = true;
+	u32 op = m->op;
+	u64 seen;
+
+	if (!op && READ_ONCE(m->slot) && !kick_stands(m))
+		return false;	/* the slot was taken off, or claimed meanwhile */
+	if (op == UMCG_OP_SWITCH && READ_ONCE(m->slot)) {
+		refuse(m, -EAGAIN);	/* dispatch was skipped: ask again */
+		return false;
+	}
+	if (READ_ONCE(m->slot)) {
+		count(grp_late);
+		slot_give_back(truth, t, m, leave_reason(m), 0, cpu, now);
+	} else {
+		slot_store_left(truth, t);
+	}
+	m->op = UMCG_OP_NONE;
+	if (op == UMCG_OP_WAIT || op == UMCG_OP_SWITCH) {
+		tell = !go_idle(m, now);
+	} else {
+		if (member_edge(m, FROM(UMCG_RUNNING), UMCG_RUNNABLE |
+				(op ? UMCG_F_YIELDED : UMCG_F_PREEMPTED), 0, now, &seen)) {
+			if (m->why != UMCG_R_NEW || !(seen & UMCG_F_RESCUED))
+				m->why = op ? UMCG_R_YIELDED :
+					 m->kick ? UMCG_R_PREEMPTED : UMCG_R_RESCUED;
+			m->kick = 0;
+		} else {
+			tell = enq_flags & SCX_ENQ_WAKEUP;
+		}
+		hold(m, now);
+	}
+	/* pairs with slot_claim() */
+	if (READ_ONCE(m->slot) && unhold(m))
+		return false;
+	if (tell)
+		tell_runnable(t->group, t->member, m->home);
+	return true;
+}
+
+/* ops.enqueue. True: held. False: the way of a worker of the system group. */
+__weak int member_hold(struct task_struct *p __arg_trusted,
+		       struct umcg_task *t __arg_nonnull, u64 enq_flags, u64 now)
+{
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	s32 cpu = scx_bpf_task_cpu(p);
+
+	t->ghost = 0;
+	if (!m) {
+		t->kind = UMCG_K_WORKER;
+		return false;
+	}
+	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
+	if (must_run(p) || group_life(t->group)->draining) {
+		t->ghost = !m->slot && t->kind == UMCG_K_GWORKER;
+		return false;
+	}
+	if (t->kind == UMCG_K_GSERVER)
+		return server_hold(t, m, truth, cpu, now);
+	return worker_hold(t, m, truth, cpu, enq_flags, now);
+}
+
+static __always_inline void worker_running(struct umcg_task *t, struct umcg_member *m,
+					   void *truth, u64 now)
+{
+	u32 si = READ_ONCE(m->slot);
+	struct umcg_member *s = si ? member_at(truth, si) : NULL;
+	u64 seen = 0, since = m->since_ns;
+
+	if (s)
+		slot_load(s, t);
+	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
+		return;
+	if (member_edge(m, FROM_ANY, UMCG_RUNNING | (si ? 0 : UMCG_F_RESCUED), 0, now,
+			&seen) && word_state(seen) == UMCG_RUNNABLE)
+		m->wait_ns += now - since;
+	if (!si)
+		return;
+	m->home = si;
+	if (s && s->cur != t->member) {
+		struct umcg_group *head = group_head(truth);
+
+		count(grp_shared);
+		if (head)
+			__sync_fetch_and_add(&head->shared, 1);
+	}
+}
+
+static __always_inline void server_running_app(struct umcg_task *t,
+					       struct umcg_member *m, void *truth,
+					       u64 now)
+{
+	struct umcg_group *head;
+	u64 seen;
+
+	slot_load(m, t);
+	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
+		return;
+	member_edge(m, FROM_ANY, UMCG_RUNNING, 0, now, &seen);
+	m->op = UMCG_OP_NONE;
+	head = group_head(truth);
+	if (head && (READ_ONCE(head->idle) & server_bit(t->member)))
+		__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+}
+
+/* The group's side of ops.running; the system group's follows. */
+__weak int member_running(struct task_struct *p __arg_trusted,
+			  struct umcg_task *t __arg_nonnull, u64 now)
+{
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	u32 si;
+
+	if (!m) {
+		t->kind = UMCG_K_WORKER;
+		return 0;
+	}
+	if (!t->ghost) {
+		if (t->kind == UMCG_K_GSERVER)
+			server_running_app(t, m, truth, now);
+		else
+			worker_running(t, m, truth, now);
+	}
+	si = t->kind == UMCG_K_GSERVER ? t->member : m->slot;
+	if (si) {
+		struct umcg_member *s = si == t->member ? m : member_at(truth, si);
+
+		if (s)
+			s->slot_end_ns = now + p->scx.slice;
+	}
+	if (kick_stands(m))
+		scx_bpf_task_set_slice(p, 0);
+	return 0;
+}
+
+static __always_inline u32 block_reason(u64 flags)
+{
+	return flags & UMCG_F_FAULT ? UMCG_R_FAULT :
+	       flags & UMCG_F_STOPPED ? UMCG_R_STOPPED : UMCG_R_BLOCKED;
+}
+
+/* ops.quiescent with SLEEP. @flags: what it blocks in; @nr: the system call. */
+__weak int member_blocks(struct task_struct *p __arg_trusted,
+			 struct umcg_task *t __arg_nonnull, u64 flags, s32 nr, u64 now)
+{
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	bool ghost = t->ghost;
+	u64 seen;
+
+	t->ghost = 0;
+	if (!m)
+		return 0;
+	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
+	if (t->kind == UMCG_K_GSERVER) {
+		slot_store(m, t);
+		if (!ghost)
+			member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
+		return 0;
+	}
+	if (ghost) {
+		member_edge(m, FROM(UMCG_IDLE), UMCG_IDLE | UMCG_F_ASLEEP, 0, now, &seen);
+		return 0;
+	}
+	if (word_state(READ_ONCE(m->word)) != UMCG_RUNNABLE)
+		member_edge(m, FROM(UMCG_RUNNING), UMCG_BLOCKED | flags, 0, now, &seen);
+	m->op = UMCG_OP_NONE;
+	slot_give_back(truth, t, m, block_reason(flags), nr, scx_bpf_task_cpu(p), now);
+	return 0;
+	/* pairs with slot_claim() */
+}
+
+/* ops.runnable with WAKEUP. */
+__weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
+{
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	u64 seen;
+
+	if (!m)
+		return 0;
+	if (t->kind == UMCG_K_GSERVER) {
+		/* Its worker used the slot meanwhile. */
+		if (t->clock_cpu == m->slot_cpu && key_before(t->v, m->slot_v))
+			slot_load(m, t);
+		slot_store(m, t);
+		if (word_state(m->word) == UMCG_BLOCKED)
+			member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen);
+		return 0;
+	}
+	if (member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
+		m->why = seen & UMCG_F_PENDING ? UMCG_R_WOKEN : UMCG_R_TIMEDOUT;
+	else if (member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen))
+		m->why = UMCG_R_UNBLOCKED;
+	return 0;
+}
+
+/* The workers of a server that is gone are for another one, if there is any. */
+static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *head,
+					void *truth, struct umcg_member *m)
+{
+	void *desks = desks_of(t);
+	struct umcg_member *w;
+	struct umcg_desk *desk;
+	u32 wi = umcg_xchg(&m->cur, 0), si;
+
+	__sync_fetch_and_and(&head->servers, ~server_bit(t->member));
+	__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+	w = wi ? member_at(truth, wi) : NULL;
+	if (w)
+		umcg_cmpxchg(&w->slot, t->member, 0);
+	si = whom_to_tell(head, 0);
+	desk = si && desks ? desk_at(desks, si) : NULL;
+	if (!desk)
+		return;
+	umcg_xchg(&desk->resync, 1);
+	server_poke(head, truth, desks, si);
+}
+
+static __always_inline void member_goes(struct task_struct *p, struct umcg_task *t)
+{
+	struct umcg_member *m;
+	struct umcg_group *head;
+	s32 cpu = scx_bpf_task_cpu(p);
+	u64 seen, now = umcg_now();
+	void *truth;
+
+	if (!is_member(t))
+		return;
+	truth = truth_of(t);
+	m = truth ? member_at(truth, t->member) : NULL;
+	head = truth ? group_head(truth) : NULL;
+	if (m && head && t->member) {
+		m->run_ns = p->se.sum_exec_runtime - t->base_ns;
+		member_edge(m, FROM_ANY, UMCG_NONE, UMCG_F_PENDING, now, &seen);
+		umcg_xchg(&m->held, 0);
+		if (t->kind == UMCG_K_GWORKER)
+			slot_give_back(truth, t, m, UMCG_R_EXITED, 0, cpu, now);
+		else
+			server_gone(t, head, truth, m);
+		m->kind = UMCG_M_NONE;
+		m->tid = 0;
+		umcg_xchg(&m->gen, m->gen + 1);
+		__sync_fetch_and_add(&head->members, -1);
+	}
+	t->ghost = 0;
+	t->left = 0;
+	t->kind = UMCG_K_WORKER;
+}
+
+/* Exit, exec, class change, unregister: back to an ordinary worker. */
+__weak int member_gone(struct task_struct *p __arg_trusted,
+		       struct umcg_task *t __arg_nonnull)
+{
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	member_goes(p, t);
+	bpf_rcu_read_unlock();
+	return 0;
+}
+
+#endif /* __UMCG_MEMBER_BPF_H */

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * slot: a server's share of the machine goes to one worker at a time, and back.
+ *
+ * Does:    1. claim: a worker that waits gets the slot (cmpxchg on its `slot`);
+ *          2. leave: who stops running gives it up (xchg), writes the event and
+ *             lets the server go on;
+ *          3. due: members that have to be put on a CPU, a list per CPU that
+ *             its next dispatch takes; only dispatch can queue a held task;
+ *          4. tell: a worker that may run again is linked on a server's list.
+ * State:   umcg_member.slot/cur/held/ev_*, umcg_group.idle, umcg_cpu.due, desks.
+ * Called from: dispatch, enqueue, quiescent, disable (rq lock); timer; SYSCALL
+ *          programs under RCU.
+ * Races:   server parks in run()       | its worker leaves, maybe elsewhere
+ *            held = 1 (full barrier)   |   cur = 0 (full barrier)
+ *            cur == 0? held 1 -> 0     |   held 1 -> 0?
+ *          and for the claim
+ *          worker is held in enqueue   | a server claims it
+ *            held = 1 (full barrier)   |   slot 0 -> server (full barrier)
+ *            slot != 0? held 1 -> 0    |   held 1 -> 0?
+ *          One sees the other; if both do, the cmpxchg decides who queues it.
+ *          A claim of a worker that blocks meanwhile: its quiescent writes the
+ *          word, then takes the slot; the claimer looks at the word again.
+ * Never:   a server's own next slot per CPU: it is overwritten when dispatch is
+ *          skipped because the local queue is not empty.
+ * Counters: grp_back, grp_late, grp_shared, lst_*.
+ */
+#ifndef __UMCG_SLOT_BPF_H
+#define __UMCG_SLOT_BPF_H
+
+#include "group.bpf.h"
+#include "idle.bpf.h"
+
+#define SLOT_MIN_NS (50 * NSEC_PER_USEC)
+#define DUE_TRIES 64
+
+/*
+ * Due lists, one per CPU: head = tag << 32 | record index, LIFO. Any CPU pushes;
+ * its own dispatch pops, and that of others when it is stranded: the tag makes
+ * the cmpxchg of the head safe. `linked` belongs to the record index, so that a
+ * task that took over the record of a dead one cannot link it twice.
+ */
+struct umcg_due {
+	u32 next;
+	u32 linked;
+} umcg_dues[UMCG_MAX_WORKERS] SEC(".bss.dues");
+
+static __always_inline struct umcg_due *due_of(u32 sys)
+{
+	barrier_var(sys);
+	return &umcg_dues[sys & (UMCG_MAX_WORKERS - 1)];
+}
+
+static __always_inline bool due_push(s32 cpu, u32 sys)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_due *d = due_of(sys);
+	u64 old, got;
+	int i;
+
+	if (umcg_xchg(&d->linked, 1))
+		return true;
+	old = READ_ONCE(c->due);
+	bpf_for(i, 0, DUE_TRIES) {
+		WRITE_ONCE(d->next, (u32)old);
+		got = umcg_cmpxchg(&c->due, old, ((old >> 32) + 1) << 32 | sys);
+		if (got == old)
+			return true;
+		old = got;
+	}
+	umcg_xchg(&d->linked, 0);
+	return false;
+}
+
+static __always_inline u32 due_pop(struct umcg_cpu *c)
+{
+	u64 old = READ_ONCE(c->due), got;
+	int i;
+
+	bpf_for(i, 0, DUE_TRIES) {
+		struct umcg_due *d = due_of(old);
+
+		if (!(u32)old)
+			return 0;
+		got = umcg_cmpxchg(&c->due, old,
+				   ((old >> 32) + 1) << 32 | READ_ONCE(d->next));
+		if (got == old) {
+			umcg_xchg(&d->linked, 0);
+			return old;
+		}
+		old = got;
+	}
+	return 0;
+}
+
+static __always_inline bool unhold(struct umcg_member *m)
+{
+	return READ_ONCE(m->held) && umcg_cmpxchg(&m->held, 1, 0) == 1;
+}
+
+/* Has held member @m put on @cpu. A list that is full of races: the sweep retries. */
+static __always_inline void make_due(struct umcg_member *m, s32 cpu)
+{
+	if (!due_push(cpu, m->sys))
+		umcg_xchg(&m->held, 1);
+}
+
+static __always_inline void server_ring(struct umcg_member *s, struct umcg_desk *desk)
+{
+	u32 bell_nr = s->bell;
+	u64 msg = bell_nr;
+	void *bell;
+
+	if (!READ_ONCE(desk->asleep) || !umcg_xchg(&desk->asleep, 0))
+		return;
+	bell = bpf_map_lookup_elem(&umcg_group_bells, &bell_nr);
+	if (bell && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
+		count(server_wakes);
+		return;
+	}
+	umcg_xchg(&desk->asleep, 1);
+	count(server_wake_fail);
+	/* pairs with the library's poll(); the sweep tries again */
+}
+
+/* Answers the request of member @m, index @idx. */
+static __always_inline void answer(struct umcg_member *m, u32 reason, s32 nr)
+{
+	m->ev_reason = reason;
+	m->ev_nr = nr;
+	umcg_xchg(&m->ev_seq, m->ev_seq + 1);
+}
+
+static __always_inline void refuse(struct umcg_member *m, s32 err)
+{
+	m->op = UMCG_OP_NONE;
+	answer(m, UMCG_R_REFUSED, err);
+	count(grp_refused);
+}
+
+/*
+ * Worker @w, index @idx, has no slot any more. Returns the server that has it
+ * back, with the event written; NULL: it had none. The caller lets it go on.
+ */
+static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_member *w,
+						      u32 idx, u32 reason, s32 nr,
+						      u64 now, u32 *server)
+{
+	struct umcg_member *s;
+	u32 si;
+
+	if (!READ_ONCE(w->slot))
+		return NULL;
+	si = umcg_xchg(&w->slot, 0);
+	if (!si)
+		return NULL;
+	s = member_at(truth, si);
+	if (!s || READ_ONCE(s->cur) != idx)
+		return NULL;
+	*server = si;
+	s->ev_who = member_id(w, idx);
+	s->ev_tag = w->word;
+	s->ev_at_ns = now;
+	s->ev_run_ns = w->run_ns;
+	s->ev_wait_ns = w->wait_ns;
+	answer(s, reason, nr);
+	umcg_xchg(&s->cur, 0);
+	count(grp_back);
+	return s;
+	/* pairs with server_hold() */
+}
+
+/* Server @s, index @si, has its slot back and goes on, at @cpu if it is held. */
+static __always_inline void server_continue(const struct umcg_task *t,
+					    struct umcg_member *s, u32 si, s32 cpu)
+{
+	struct umcg_desk *desk;
+	void *desks;
+
+	if (unhold(s)) {
+		make_due(s, cpu);
+		return;
+	}
+	desks = desks_of(t);
+	desk = desks ? desk_at(desks, si) : NULL;
+	if (desk)
+		server_ring(s, desk);
+}
+
+/* Where to put a member that has to run and whose CPU may be busy. */
+static __always_inline void kick_for(struct umcg_member *m, s32 cpu)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+
+	if (c->idle_since_ns)
+		kick(cpu, SCX_KICK_IDLE);
+	else
+		c->want = 1;
+}
+
+/* Held, not needed where it was: an idle CPU, or its own. */
+static __always_inline void release_to(struct umcg_member *m)
+{
+	struct task_struct *p = worker_task(m->sys);
+	s32 cpu;
+
+	if (!p) {
+		umcg_xchg(&m->held, 1);
+		return;
+	}
+	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	if (cpu < 0)
+		cpu = scx_bpf_task_cpu(p);
+	make_due(m, cpu);
+	kick_for(m, cpu);
+}
+
+/* Server @si waits for events: has it look at its list. */
+static __always_inline void server_poke(struct umcg_group *head, void *truth,
+					void *desks, u32 si)
+{
+	struct umcg_member *s = member_at(truth, si);
+	struct umcg_desk *desk;
+
+	if (!s || s->kind != UMCG_M_SERVER || !(READ_ONCE(head->idle) & server_bit(si)))
+		return;
+	if (unhold(s)) {
+		release_to(s);
+		return;
+	}
+	desk = desk_at(desks, si);
+	if (desk)
+		server_ring(s, desk);
+	/* pairs with server_hold(), and with the library's poll() */
+}
+
+/* The server that is told of a worker: its home, an idle one, any. 0 = none. */
+static __always_inline u32 whom_to_tell(const struct umcg_group *head, u32 home)
+{
+	u64 live = READ_ONCE(head->servers), idle = READ_ONCE(head->idle) & live;
+
+	if (!live)
+		return 0;
+	if (!home || home > UMCG_GROUP_SERVERS || !(live & server_bit(home)))
+		home = __builtin_ctzll(live) + 1;
+	if (!idle || (idle & server_bit(home)))
+		return home;
+	return __builtin_ctzll(idle) + 1;
+}
+
+/* Links the worker, unless a live server has it on its list: that one will look. */
+static __always_inline void desk_push(struct umcg_group *head, struct umcg_desk *list,
+				      u32 server, struct umcg_desk *w, u32 idx)
+{
+	u32 owner = umcg_cmpxchg(&w->queued, 0, server);
+	u64 old, seen;
+	int i;
+
+	if (owner) {
+		if (owner <= UMCG_GROUP_SERVERS && (head->servers & server_bit(owner))) {
+			count(lst_dup);
+			return;
+		}
+		if (umcg_cmpxchg(&w->queued, owner, server) != owner)
+			return;
+	}
+	old = READ_ONCE(list->runnable);
+	for (i = 0; i < UMCG_PUSH_TRIES; i++) {
+		WRITE_ONCE(w->next, (u32)old);
+		seen = umcg_cmpxchg(&list->runnable, old, (u64)idx);
+		if (seen == old) {
+			count(lst_push);
+			return;
+		}
+		old = seen;
+		count(lst_race);
+	}
+	umcg_xchg(&w->queued, 0);
+	umcg_xchg(&list->resync, 1);
+	count(lst_resync);
+	/* pairs with the library's drain: queued = 0 (full), then reads the word */
+}
+
+static __always_inline void tell(u32 g, u32 idx, u32 home)
+{
+	struct umcg_desk *list, *w;
+	struct umcg_group *head;
+	void *truth, *desks;
+	u32 si;
+
+	truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	desks = bpf_map_lookup_elem(&umcg_desks, &g);
+	if (!truth || !desks)
+		return;
+	head = group_head(truth);
+	if (!head)
+		return;
+	si = whom_to_tell(head, home);
+	if (!si)
+		return;	/* the first server that registers walks the truth */
+	list = desk_at(desks, si);
+	w = desk_at(desks, idx);
+	if (!list || !w)
+		return;
+	desk_push(head, list, si, w, idx);
+	server_poke(head, truth, desks, READ_ONCE(w->queued) ?: si);
+}
+
+/* Worker @idx is RUNNABLE: a server hears of it, once. */
+__weak int tell_runnable(u32 g, u32 idx, u32 home)
+{
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	tell(g, idx, home);
+	bpf_rcu_read_unlock();
+	return 0;
+}
+
+#endif /* __UMCG_SLOT_BPF_H */

@@ -1,0 +1,262 @@
+//! An unprivileged process that uses application groups, and its parts.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use umcg::backend::Backend;
+use umcg::kernel::{self, KernelGroup, proto, sys};
+use umcg::{Event, GroupConfig, Id, Kind, Reason};
+
+use crate::harness::adopt;
+
+const NOBODY: u32 = 65534;
+
+/// Makes a group for `max_members`.
+pub fn group(max_members: u32) -> Result<Arc<KernelGroup>> {
+    let config = GroupConfig {
+        max_members,
+        ..GroupConfig::default()
+    };
+    let group = kernel::connect(&PathBuf::from(proto::SOCKET), &config).context("connect")?;
+    Ok(Arc::new(group))
+}
+
+/// Joins the group of `ticket`.
+pub fn join(ticket: &[u8; 32]) -> Result<Arc<KernelGroup>> {
+    let group = kernel::join(&PathBuf::from(proto::SOCKET), ticket).context("join")?;
+    Ok(Arc::new(group))
+}
+
+/// A child process as nobody; its result comes back through a pipe.
+pub struct Client {
+    /// Its process.
+    pub pid: i32,
+    pipe: std::fs::File,
+}
+
+/// Starts one that runs `body`.
+pub fn spawn(body: impl FnOnce() -> Result<()>) -> Result<Client> {
+    spawn_as(NOBODY, body)
+}
+
+/// Starts one of user `uid`.
+pub fn spawn_as(uid: u32, body: impl FnOnce() -> Result<()>) -> Result<Client> {
+    let mut fds = [0; 2];
+    // SAFETY: two ints for two fds.
+    ensure!(unsafe { libc::pipe(fds.as_mut_ptr()) } == 0, "pipe");
+    // SAFETY: this program has one thread; the child goes on in Rust and exits.
+    let pid = unsafe { libc::fork() };
+    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    // SAFETY: the pipe's ends, each owned once.
+    let (reader, mut writer) = unsafe {
+        (
+            std::fs::File::from_raw_fd(fds[0]),
+            std::fs::File::from_raw_fd(fds[1]),
+        )
+    };
+    if pid == 0 {
+        // SAFETY: no pointers.
+        unsafe {
+            libc::setgroups(0, std::ptr::null());
+            libc::setgid(uid);
+            libc::setuid(uid);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        }
+        let result = body();
+        let text = result.map_or_else(|err| format!("{err:#}"), |()| "ok".to_owned());
+        let _ = writer.write_all(text.as_bytes());
+        // SAFETY: ends the child without running the parent's destructors.
+        unsafe { libc::_exit(0) };
+    }
+    drop(writer);
+    adopt(pid as u32);
+    Ok(Client { pid, pipe: reader })
+}
+
+impl Client {
+    /// Its result, within `limit`.
+    pub fn result(mut self, limit: Duration) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let mut poll = libc::pollfd {
+            fd: self.pipe.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives through the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) };
+        ensure!(ready == 1, "the client has not ended after {limit:?}");
+        let mut text = String::new();
+        self.pipe.read_to_string(&mut text)?;
+        ensure!(text == "ok", "client: {text}");
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours, not reaped yet.
+        unsafe { libc::kill(self.pid, signal) };
+    }
+}
+
+/// Workers of this process that have left. A server is told so by `Exited` only of
+/// those that had its slot: one that the relief valve let run leaves without it.
+static LEFT: AtomicU64 = AtomicU64::new(0);
+/// Of these, those whom an earlier [`serve`] has waited for.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+
+/// A worker thread: registers, runs `body`, unregisters.
+pub fn worker(
+    group: &Arc<KernelGroup>,
+    cookie: u64,
+    body: impl FnOnce(&KernelGroup, Id) -> Result<()> + Send + 'static,
+) -> JoinHandle<Result<()>> {
+    let group = group.clone();
+    std::thread::spawn(move || {
+        let me = group.register(Kind::Worker, cookie, &mut |_| {})?;
+        let result = body(&group, me);
+        group.unregister(me)?;
+        LEFT.fetch_add(1, Ordering::SeqCst);
+        result
+    })
+}
+
+/// What a server saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub runs: u64,
+    pub blocked: u64,
+    pub faults: u64,
+    pub waits: u64,
+    pub yielded: u64,
+    pub preempted: u64,
+    pub exited: u64,
+    pub again: u64,
+    pub woken: u64,
+    pub listed: u64,
+    pub timed_out: u64,
+    pub calls: Vec<u32>,
+}
+
+impl Seen {
+    /// Each run ended in one way.
+    pub fn check(&self, group: &KernelGroup) -> Result<()> {
+        let ends =
+            self.blocked + self.faults + self.waits + self.yielded + self.preempted + self.exited;
+        ensure!(self.runs == ends, "runs and their ends differ: {self:?}");
+        let shared = group.shared();
+        ensure!(
+            shared == 0,
+            "{shared} times two running workers of a server"
+        );
+        Ok(())
+    }
+
+    fn count(&mut self, event: &Event) {
+        self.runs += 1;
+        match event.reason {
+            Reason::Blocked { syscall } => {
+                self.blocked += 1;
+                if let Some(call) = syscall
+                    && !self.calls.contains(&call)
+                {
+                    self.calls.push(call);
+                }
+            }
+            Reason::Fault => self.faults += 1,
+            Reason::Waits => self.waits += 1,
+            Reason::Yielded => self.yielded += 1,
+            Reason::Preempted => self.preempted += 1,
+            Reason::Exited => self.exited += 1,
+            _ => {}
+        }
+    }
+}
+
+/// Nothing for so long is a lost wake.
+const PATIENCE_NS: u64 = 20_000_000_000;
+
+/// Serves until `exits` workers have left; FIFO. The calling thread is server `me`.
+pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
+    let mut seen = Seen::default();
+    let mut ready = VecDeque::new();
+    let served = SERVED.load(Ordering::SeqCst);
+    let mut last = sys::now_ns();
+    let left = || LEFT.load(Ordering::SeqCst).saturating_sub(served);
+    while left().max(seen.exited) < exits {
+        let deadline = match ready.is_empty() {
+            true => sys::now_ns() + 20_000_000,
+            false => 0,
+        };
+        match group.next_event(me, deadline) {
+            Ok(event) => {
+                seen.listed += 1;
+                match event.reason {
+                    Reason::TimedOut => seen.timed_out += 1,
+                    Reason::Woken => seen.woken += 1,
+                    _ => {}
+                }
+                if !ready.contains(&event.worker) {
+                    ready.push_back(event.worker);
+                }
+                continue;
+            }
+            Err(error) if error.kind() == umcg::ErrorKind::TimedOut => {}
+            Err(error) => bail!("next_event: {error}; {seen:?}"),
+        }
+        let Some(next) = ready.pop_front() else {
+            let idle = sys::now_ns() - last;
+            ensure!(
+                idle < PATIENCE_NS,
+                "nothing for 20 s: {seen:?}; {:?}",
+                group.list()?
+            );
+            continue;
+        };
+        last = sys::now_ns();
+        match group.run(me, next, u64::MAX) {
+            Ok(event) => seen.count(&event),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    umcg::ErrorKind::Again
+                        | umcg::ErrorKind::WrongState
+                        | umcg::ErrorKind::NotFound
+                ) =>
+            {
+                seen.again += 1;
+            }
+            Err(error) => bail!("run: {error}; {seen:?}"),
+        }
+    }
+    SERVED.fetch_add(exits, Ordering::SeqCst);
+    Ok(seen)
+}
+
+/// An id that one thread publishes and another waits for.
+#[derive(Default)]
+pub struct Name(AtomicU64);
+
+impl Name {
+    /// Publishes it.
+    pub fn set(&self, id: Id) {
+        self.0.store(id.raw(), Ordering::SeqCst);
+    }
+
+    /// Waits for it; the caller may block.
+    pub fn get(&self) -> Id {
+        loop {
+            let raw = self.0.load(Ordering::SeqCst);
+            if raw != 0 {
+                return Id::from_raw(raw);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}

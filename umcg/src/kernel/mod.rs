@@ -1,0 +1,373 @@
+//! A group served by the daemon's BPF programs.
+//!
+//! The hot calls write a request into the calling thread's desk and give the CPU
+//! up by `sched_yield()`; BPF reads the request there. The others run the daemon's
+//! program `umcg_client`. The truth is read from a map that this process cannot
+//! write. `intf_group.h` holds the protocol of each shared word.
+//!
+//! A request that BPF did not see (`parks` did not move) is made again; after
+//! [`UNSEEN`] of these in a row the answer is `Gone`.
+
+pub mod proto;
+#[allow(missing_docs)]
+pub mod record;
+#[allow(unsafe_code)]
+pub mod sys;
+
+mod server;
+mod worker;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::backend::{Backend, Kind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Id, Member, Snapshot, Woken};
+use crate::intf;
+use crate::mode::{GroupConfig, Mode};
+use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::word::{State, Word};
+use proto::{Op, Request};
+use record::{Desk, Head, Truth};
+use sys::{Bell, Mapping};
+
+/// Requests in a row that BPF did not see, until it counts as gone.
+pub(crate) const UNSEEN: u32 = 3;
+/// Server records; workers follow.
+pub(crate) const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
+
+/// What only a server's own thread uses; the lock is never contended.
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    /// Taken off the list and not reported yet, newest first.
+    pub taken: Vec<u32>,
+    pub bell: Option<Arc<Bell>>,
+}
+
+/// A group as this process sees it.
+#[derive(Debug)]
+pub struct KernelGroup {
+    truth: Mapping,
+    desks: Mapping,
+    futexes: Mapping,
+    prog: OwnedFd,
+    sock: Mutex<OwnedFd>,
+    capacity: u32,
+    epoch: u64,
+    full: bool,
+    ticket: [u8; 32],
+    seats: Vec<Mutex<Seat>>,
+}
+
+/// Makes a group; `socket` is where the daemon listens.
+pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
+    let mut request = Request::new(Op::Create);
+    request.max_members = config.max_members;
+    enter(socket, &request, "create")
+}
+
+/// Joins the group of `ticket`, which a process of the same user was given.
+pub fn join(socket: &Path, ticket: &[u8; 32]) -> Result<KernelGroup> {
+    let mut request = Request::new(Op::Join);
+    request.ticket = *ticket;
+    enter(socket, &request, "join")
+}
+
+fn os(call: &'static str) -> impl Fn(i32) -> Error {
+    move |errno| Error::new(ErrorKind::from_errno(errno), call, errno as u64)
+}
+
+fn enter(socket: &Path, request: &Request, call: &'static str) -> Result<KernelGroup> {
+    let sock = sys::connect(socket).map_err(os(call))?;
+    let (reply, fds) = sys::ask(&sock, request).map_err(os(call))?;
+    let Ok([truth, desks, prog, futexes]) = <[OwnedFd; 4]>::try_from(fds) else {
+        return Err(Error::new(ErrorKind::Version, call, 0));
+    };
+    let capacity = reply.capacity as usize;
+    if capacity <= SERVERS as usize + 1 {
+        return Err(Error::new(ErrorKind::Version, call, capacity as u64));
+    }
+    let bytes = |record: usize| capacity * record;
+    let truth = Mapping::new(&truth, bytes(size_of::<Truth>()), 0, false).map_err(os(call))?;
+    let desks = Mapping::new(&desks, bytes(size_of::<Desk>()), 0, true).map_err(os(call))?;
+    let futexes = Mapping::new(&futexes, bytes(4), 0, true).map_err(os(call))?;
+    let group = KernelGroup {
+        truth,
+        desks,
+        futexes,
+        prog,
+        sock: Mutex::new(sock),
+        capacity: reply.capacity,
+        epoch: reply.epoch,
+        full: reply.full,
+        ticket: reply.ticket,
+        seats: (0..=SERVERS).map(|_| Mutex::default()).collect(),
+    };
+    if group.head().abi.load(Relaxed) != intf::UMCG_ABI {
+        return Err(Error::new(ErrorKind::Version, call, 0));
+    }
+    Ok(group)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl KernelGroup {
+    /// What another process of the same user joins with.
+    pub fn ticket(&self) -> [u8; 32] {
+        self.ticket
+    }
+
+    /// Whether the daemon's BPF still is the one that the group was made with.
+    pub fn alive(&self) -> bool {
+        self.head().epoch.load(Relaxed) == self.epoch
+    }
+
+    /// Members at most, servers included, are below this index.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// For tests: garbage on a desk, as a hostile client writes it.
+    #[doc(hidden)]
+    pub fn scribble(&self, index: u32, value: u64) {
+        let desk = self.desk(index);
+        match value % 7 {
+            0 => desk.op.store(value as u32 >> 8, Relaxed),
+            1 => desk.target.store(value, Relaxed),
+            2 => desk.deadline_ns.store(value, Relaxed),
+            3 => desk.runnable.store(value >> 3, Relaxed),
+            4 => desk.asleep.store(value as u32 >> 3, Relaxed),
+            5 => desk.queued.store(value as u32 >> 20, Relaxed),
+            _ => desk.next.store(value as u32 >> 20, Relaxed),
+        }
+    }
+
+    /// How often BPF saw two running workers of one server: a bug if not 0.
+    pub fn shared(&self) -> u64 {
+        self.head().shared.load(Relaxed)
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        self.record(&self.truth, 0)
+    }
+
+    pub(crate) fn truth(&self, index: u32) -> &Truth {
+        self.record(&self.truth, index)
+    }
+
+    pub(crate) fn desk(&self, index: u32) -> &Desk {
+        self.record(&self.desks, index)
+    }
+
+    /// Beyond the last record is record 0, which is nobody's.
+    #[allow(unsafe_code)]
+    fn record<'a, T>(&self, map: &'a Mapping, index: u32) -> &'a T {
+        let index = if index < self.capacity { index } else { 0 };
+        // SAFETY: Truth, Desk, Head and the futexes are atomics (and unused padding);
+        // the mappings hold `capacity` records of the size that record.rs checks.
+        let record = unsafe { map.record(index as usize) };
+        record.unwrap_or_else(|| unreachable!("mapped for `capacity` records"))
+    }
+
+    /// The live record of `id`.
+    pub(crate) fn find(&self, id: Id, call: &'static str) -> Result<&Truth> {
+        let truth = self.truth(id.index());
+        if id.is_none() || truth.gen_.load(Acquire) != id.generation() {
+            return Err(Error::new(ErrorKind::NotFound, call, id.raw()));
+        }
+        Ok(truth)
+    }
+
+    pub(crate) fn seat(&self, me: Id) -> MutexGuard<'_, Seat> {
+        locked(&self.seats[(me.index() % (SERVERS + 1)) as usize])
+    }
+
+    fn call(&self, op: u32, target: u64) -> intf::umcg_group_call {
+        intf::umcg_group_call {
+            op,
+            ret: 0,
+            epoch: self.epoch,
+            token: [0; 2],
+            target,
+            cookie: 0,
+            me: 0,
+        }
+    }
+
+    /// Runs the program; its answer, or the error that its errno means.
+    pub(crate) fn run_call(
+        &self,
+        call: &mut intf::umcg_group_call,
+        name: &'static str,
+    ) -> Result<u32> {
+        sys::run_program(self.prog.as_raw_fd(), call).map_err(os(name))?;
+        let kind = match -call.ret {
+            answer if answer <= 0 => return Ok(answer.unsigned_abs()),
+            libc::EALREADY => ErrorKind::Registered,
+            libc::EUSERS => ErrorKind::Full,
+            libc::ENOENT => ErrorKind::Gone,
+            libc::EBUSY => ErrorKind::Again,
+            libc::EAGAIN => ErrorKind::WrongState,
+            errno => ErrorKind::from_errno(errno),
+        };
+        Err(Error::new(kind, name, call.ret.unsigned_abs().into()))
+    }
+
+    /// A right to register once, and a server's bell.
+    fn token(&self, kind: u32) -> Result<([u64; 2], Option<OwnedFd>)> {
+        let mut request = Request::new(Op::Tokens);
+        (request.kind, request.count) = (kind, 1);
+        let sock = locked(&self.sock);
+        let (reply, mut fds) = sys::ask(&sock, &request).map_err(os("token"))?;
+        if reply.count == 0 {
+            return Err(Error::new(ErrorKind::Version, "token", 0));
+        }
+        Ok((reply.tokens[0], fds.pop()))
+    }
+
+    /// Wakes and kicks come from any thread; one that is no member says once whose it is.
+    fn call_attached(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
+        let mut call = self.call(op, target.raw());
+        match self.run_call(&mut call, name) {
+            Err(error) if error.kind() == ErrorKind::Gone => {}
+            result => return result,
+        }
+        let mut attach = self.call(intf::umcg_call_op_UMCG_CALL_ATTACH, 0);
+        (attach.token, _) = self.token(intf::umcg_member_kind_UMCG_M_NONE)?;
+        self.run_call(&mut attach, name)?;
+        self.run_call(&mut self.call(op, target.raw()), name)
+    }
+
+    /// The sleeper's futex, for who was told that a wake needs it.
+    pub(crate) fn wake_sleeper(&self, who: Id) {
+        let futex = self.futex(who.index());
+        futex.fetch_add(1, crate::sync::Ordering::SeqCst);
+        sys::futex_wake(futex);
+        // pairs with idle_again() in worker.rs
+    }
+
+    pub(crate) fn futex(&self, index: u32) -> &crate::sync::AtomicU32 {
+        self.record(&self.futexes, index)
+    }
+}
+
+impl Backend for KernelGroup {
+    fn mode(&self) -> Mode {
+        Mode::Kernel { full: self.full }
+    }
+
+    fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
+        if !self.full {
+            sys::set_policy(true).map_err(os("register"))?;
+        }
+        let number = match kind {
+            Kind::Server => intf::umcg_member_kind_UMCG_M_SERVER,
+            Kind::Worker => intf::umcg_member_kind_UMCG_M_WORKER,
+        };
+        let (token, bell) = self.token(number)?;
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_REGISTER, 0);
+        (call.token, call.cookie) = (token, cookie);
+        let bell = bell.map(Bell::new).transpose().map_err(os("register"))?;
+        self.run_call(&mut call, "register")?;
+        let me = Id::from_raw(call.me);
+        told(me);
+        match kind {
+            Kind::Server => {
+                *self.seat(me) = Seat {
+                    taken: Vec::with_capacity(self.capacity as usize),
+                    bell: bell.map(Arc::new),
+                };
+            }
+            Kind::Worker => self.until_run(me)?,
+        }
+        Ok(me)
+    }
+
+    fn unregister(&self, me: Id) -> Result<()> {
+        self.find(me, "unregister")?;
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
+        self.run_call(&mut call, "unregister")?;
+        if !self.full {
+            sys::set_policy(false).map_err(os("unregister"))?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+        self.run_worker(me, worker, deadline_ns)
+    }
+
+    fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+        self.next_listed(me, deadline_ns)
+    }
+
+    fn wait(&self, me: Id, deadline_ns: u64) -> Result<Woken> {
+        self.wait_idle(me, deadline_ns)
+    }
+
+    fn switch(&self, me: Id, to: Id, deadline_ns: u64) -> Result<Woken> {
+        self.switch_to(me, to, deadline_ns)
+    }
+
+    fn yield_now(&self, me: Id) -> Result<()> {
+        self.yield_slot(me)
+    }
+
+    fn wake(&self, who: Id) -> Result<()> {
+        self.find(who, "wake")?;
+        let op = intf::umcg_call_op_UMCG_CALL_WAKE;
+        if self.call_attached(op, who, "wake")? == intf::umcg_call_answer_UMCG_WAKE_FUTEX {
+            self.wake_sleeper(who);
+        }
+        Ok(())
+    }
+
+    fn kick(&self, who: Id) -> Result<()> {
+        self.find(who, "kick")?;
+        let op = intf::umcg_call_op_UMCG_CALL_KICK;
+        self.call_attached(op, who, "kick").map(|_| ())
+    }
+
+    fn kick_self(&self, me: Id) -> Result<()> {
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_KICK, me.raw());
+        self.run_call(&mut call, "kick").map(|_| ())
+    }
+
+    fn state(&self, who: Id) -> Result<Snapshot> {
+        let truth = self.find(who, "state")?;
+        let word = Word(truth.word.load(Acquire));
+        Ok(Snapshot {
+            state: word.state().unwrap_or(State::None),
+            flags: word.flags(),
+            since_ns: truth.since_ns.load(Relaxed),
+            run_ns: truth.run_ns.load(Relaxed),
+            wait_ns: truth.wait_ns.load(Relaxed),
+            tag: word.0,
+        })
+    }
+
+    fn list(&self) -> Result<Vec<Member>> {
+        let members = (1..self.capacity).filter_map(|index| {
+            let truth = self.truth(index);
+            let generation = truth.gen_.load(Acquire);
+            let kind = match truth.kind.load(Relaxed) {
+                intf::umcg_member_kind_UMCG_M_SERVER => Kind::Server,
+                intf::umcg_member_kind_UMCG_M_WORKER => Kind::Worker,
+                _ => return None,
+            };
+            (generation & 1 == 1).then(|| Member {
+                id: Id::new(index, generation),
+                kind,
+                cookie: truth.cookie.load(Relaxed),
+                tid: truth.tid.load(Relaxed),
+                state: Word(truth.word.load(Relaxed))
+                    .state()
+                    .unwrap_or(State::None),
+            })
+        });
+        Ok(members.collect())
+    }
+}

@@ -1,0 +1,157 @@
+//! The records of a group's two maps, made of atomics; `intf_group.h` tells who
+//! writes what. Layouts are checked against the generated bindings.
+
+use crate::intf;
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
+
+/// A member, in the truth map: read only here.
+#[doc(alias = "umcg_member")]
+#[derive(Debug)]
+#[repr(C)]
+pub struct Truth {
+    pub word: AtomicU64,
+    pub since_ns: AtomicU64,
+    pub run_ns: AtomicU64,
+    pub wait_ns: AtomicU64,
+    pub cookie: AtomicU64,
+    pub gen_: AtomicU32,
+    pub tid: AtomicI32,
+    pub kind: AtomicU32,
+    pub home: AtomicU32,
+    pub parks: AtomicU32,
+    pub why: AtomicU32,
+    pub slot: AtomicU32,
+    pub cur: AtomicU32,
+    pub held: AtomicU32,
+    pub sys: AtomicU32,
+    pub op: AtomicU32,
+    pub bell: AtomicU32,
+    pub target: AtomicU64,
+    pub deadline_ns: AtomicU64,
+    pub parked_ns: AtomicU64,
+    pub kick: AtomicU64,
+    pub slot_end_ns: AtomicU64,
+    pub slot_v: AtomicU64,
+    pub slot_cpu: AtomicI32,
+    pub ev_seq: AtomicU32,
+    pub ev_who: AtomicU64,
+    pub ev_tag: AtomicU64,
+    pub ev_at_ns: AtomicU64,
+    pub ev_run_ns: AtomicU64,
+    pub ev_wait_ns: AtomicU64,
+    pub ev_reason: AtomicU32,
+    pub ev_nr: AtomicI32,
+}
+
+/// A member's desk, in the client map.
+#[doc(alias = "umcg_desk")]
+#[derive(Debug)]
+#[repr(C)]
+pub struct Desk {
+    pub op: AtomicU32,
+    pub pad0: AtomicU32,
+    pub target: AtomicU64,
+    pub deadline_ns: AtomicU64,
+    _line0: [u64; 5],
+    pub runnable: AtomicU64,
+    pub resync: AtomicU32,
+    pub asleep: AtomicU32,
+    pub queued: AtomicU32,
+    pub next: AtomicU32,
+    _line1: [u64; 5],
+}
+
+/// Record 0 of the truth map.
+#[doc(alias = "umcg_group")]
+#[derive(Debug)]
+#[repr(C)]
+pub struct Head {
+    pub abi: AtomicU32,
+    pub group: AtomicU32,
+    pub epoch: AtomicU64,
+    pub gen_: AtomicU32,
+    pub capacity: AtomicU32,
+    pub flags: AtomicU32,
+    pub full: AtomicU32,
+    pub servers: AtomicU64,
+    pub idle: AtomicU64,
+    pub tat_ns: AtomicU64,
+    pub cursor: AtomicU32,
+    pub members: AtomicU32,
+    pub shared: AtomicU64,
+    _pad: [u64; 15],
+}
+
+macro_rules! same_place {
+    ($rust:ident, $c:ident, [$($field:ident),+ $(,)?]) => {
+        const _: () = {
+            assert!(size_of::<$rust>() == size_of::<intf::$c>());
+            $(assert!(
+                std::mem::offset_of!($rust, $field) == std::mem::offset_of!(intf::$c, $field),
+                stringify!($c.$field)
+            );)+
+        };
+    };
+}
+
+same_place!(
+    Truth,
+    umcg_member,
+    [
+        word,
+        since_ns,
+        run_ns,
+        wait_ns,
+        cookie,
+        gen_,
+        tid,
+        kind,
+        home,
+        parks,
+        why,
+        slot,
+        cur,
+        held,
+        sys,
+        op,
+        bell,
+        target,
+        deadline_ns,
+        parked_ns,
+        kick,
+        slot_end_ns,
+        slot_v,
+        slot_cpu,
+        ev_seq,
+        ev_who,
+        ev_tag,
+        ev_at_ns,
+        ev_run_ns,
+        ev_wait_ns,
+        ev_reason,
+        ev_nr,
+    ]
+);
+same_place!(
+    Desk,
+    umcg_desk,
+    [
+        op,
+        pad0,
+        target,
+        deadline_ns,
+        runnable,
+        resync,
+        asleep,
+        queued,
+        next
+    ]
+);
+same_place!(
+    Head,
+    umcg_group,
+    [
+        abi, group, epoch, gen_, capacity, flags, full, servers, idle, tat_ns, cursor, members,
+        shared,
+    ]
+);

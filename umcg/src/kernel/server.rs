@@ -1,0 +1,255 @@
+//! A server's calls: run a worker, wait for events.
+
+use super::{KernelGroup, SERVERS, UNSEEN, sys};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Id, Reason};
+use crate::intf;
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::fence;
+use crate::word::{self, State, Word};
+
+/// Hand-overs that found their CPU with other work queued are asked for again.
+const RETRIES: u32 = 64;
+
+impl KernelGroup {
+    /// Writes the calling thread's request and gives the CPU up. False: BPF did not see it.
+    pub(super) fn request(&self, me: Id, op: u32, target: Id, deadline_ns: u64) -> bool {
+        let (truth, desk) = (self.truth(me.index()), self.desk(me.index()));
+        let before = (truth.parks.load(Relaxed), truth.ev_seq.load(Acquire));
+        desk.target.store(target.raw(), Relaxed);
+        desk.deadline_ns.store(deadline_ns, Relaxed);
+        desk.op.store(op, Relaxed);
+        sys::yield_cpu();
+        // Whoever met the request cleared it: also when it was met without parking.
+        desk.op.swap(0, Relaxed) == 0
+            || before != (truth.parks.load(Relaxed), truth.ev_seq.load(Acquire))
+    }
+
+    pub(super) fn run_worker(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+        let truth = self.find(me, "run")?;
+        self.find(worker, "run")?;
+        if truth.cur.load(Acquire) != 0 {
+            return Err(Error::new(ErrorKind::Again, "run", worker.raw()));
+        }
+        let (mut unseen, mut refused) = (0, 0);
+        loop {
+            let seq = truth.ev_seq.load(Acquire);
+            let op = intf::umcg_op_UMCG_OP_RUN;
+            if self.request(me, op, worker, deadline_ns) {
+                unseen = 0;
+            } else {
+                unseen += 1;
+                if unseen == UNSEEN {
+                    return Err(Error::new(ErrorKind::Gone, "run", worker.raw()));
+                }
+                continue;
+            }
+            self.until_back(me, seq, deadline_ns)?;
+            if truth.ev_seq.load(Acquire) == seq {
+                continue;
+            }
+            if truth.ev_reason.load(Relaxed) != intf::umcg_reason_UMCG_R_REFUSED {
+                return self.left(me, deadline_ns);
+            }
+            refused += 1;
+            self.run_refused(me, worker, refused)?;
+        }
+    }
+
+    /// The slot is out: sleeps for real until it is back.
+    fn until_back(&self, me: Id, seq: u32, deadline_ns: u64) -> Result<()> {
+        let (truth, desk) = (self.truth(me.index()), self.desk(me.index()));
+        let mut until = deadline_ns;
+        loop {
+            let cur = truth.cur.load(Acquire);
+            if cur == 0 || truth.gen_.load(Relaxed) != me.generation() {
+                return Ok(());
+            }
+            desk.asleep.store(1, Relaxed);
+            fence(SeqCst);
+            // pairs with slot_leave() and server_ring()
+            if truth.cur.load(Acquire) != 0 {
+                let bell = self.seat(me).bell.clone();
+                match bell {
+                    Some(bell) => bell.wait(until),
+                    None => sys::yield_cpu(),
+                }
+            }
+            desk.asleep.swap(0, AcqRel);
+            if sys::now_ns() >= until && truth.cur.load(Acquire) == cur {
+                let generation = self.truth(cur).gen_.load(Relaxed);
+                // It may have left by itself: then there is nothing to kick.
+                let _ = crate::backend::Backend::kick_self(self, Id::new(cur, generation));
+                until = sys::now_ns() + 10_000_000;
+            }
+            if !self.alive() {
+                return Err(Error::new(ErrorKind::Stale, "run", u64::from(seq)));
+            }
+        }
+    }
+
+    fn run_refused(&self, me: Id, worker: Id, times: u32) -> Result<()> {
+        let errno = -self.truth(me.index()).ev_nr.load(Relaxed);
+        let word = Word(self.truth(worker.index()).word.load(Acquire));
+        let kind = match errno {
+            libc::EAGAIN if word.state() == Some(State::Idle) => {
+                // On its way to a real sleep: it has been woken and comes by the list.
+                self.wake_sleeper(worker);
+                ErrorKind::Again
+            }
+            libc::EAGAIN if times < RETRIES => return Ok(()),
+            libc::EAGAIN => ErrorKind::Again,
+            libc::EBUSY => ErrorKind::WrongState,
+            other => ErrorKind::from_errno(other),
+        };
+        Err(Error::new(kind, "run", worker.raw()))
+    }
+
+    /// The event of a worker that has left the slot.
+    fn left(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+        let truth = self.truth(me.index());
+        let worker = Id::from_raw(truth.ev_who.load(Relaxed));
+        let reason = match truth.ev_reason.load(Relaxed) {
+            intf::umcg_reason_UMCG_R_BLOCKED => Reason::Blocked {
+                syscall: u32::try_from(truth.ev_nr.load(Relaxed)).ok(),
+            },
+            intf::umcg_reason_UMCG_R_FAULT => Reason::Fault,
+            intf::umcg_reason_UMCG_R_STOPPED => Reason::Stopped,
+            intf::umcg_reason_UMCG_R_YIELDED => Reason::Yielded,
+            intf::umcg_reason_UMCG_R_PREEMPTED => Reason::Preempted,
+            intf::umcg_reason_UMCG_R_EXITED => Reason::Exited,
+            _ => Reason::Waits,
+        };
+        let at_ns = truth.ev_at_ns.load(Relaxed);
+        if reason == Reason::Preempted && at_ns >= deadline_ns {
+            return Err(Error::new(ErrorKind::TimedOut, "run", worker.raw()));
+        }
+        Ok(Event {
+            worker,
+            cookie: self.truth(worker.index()).cookie.load(Relaxed),
+            reason,
+            tag: truth.ev_tag.load(Relaxed),
+            at_ns,
+            run_ns: truth.ev_run_ns.load(Relaxed),
+            wait_ns: truth.ev_wait_ns.load(Relaxed),
+        })
+    }
+
+    pub(super) fn next_listed(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+        let truth = self.find(me, "next_event")?;
+        let desk = self.desk(me.index());
+        let mut unseen = 0;
+        loop {
+            if let Some(event) = self.take_listed(me) {
+                return Ok(event);
+            }
+            if deadline_ns == 0 || sys::now_ns() >= deadline_ns {
+                return Err(Error::new(ErrorKind::TimedOut, "next_event", 0));
+            }
+            let op = intf::umcg_op_UMCG_OP_NEXT;
+            if !self.request(me, op, Id::NONE, deadline_ns) {
+                unseen += 1;
+                if unseen == UNSEEN {
+                    return Err(Error::new(ErrorKind::Gone, "next_event", 0));
+                }
+                continue;
+            }
+            unseen = 0;
+            if truth.gen_.load(Relaxed) != me.generation() {
+                return Err(Error::new(ErrorKind::Stale, "next_event", 0));
+            }
+            // Parked for long enough and nothing came: sleep for real.
+            desk.asleep.store(1, Relaxed);
+            fence(SeqCst);
+            // pairs with server_poke()
+            if desk.runnable.load(Acquire) == 0
+                && desk.resync.load(Relaxed) == 0
+                && sys::now_ns() < deadline_ns
+                && Word(truth.word.load(Acquire)).state() == Some(State::Idle)
+            {
+                let bell = self.seat(me).bell.clone();
+                if let Some(bell) = bell {
+                    bell.wait(deadline_ns);
+                }
+            }
+            desk.asleep.swap(0, AcqRel);
+        }
+    }
+
+    /// The oldest worker on the list that is RUNNABLE.
+    fn take_listed(&self, me: Id) -> Option<Event> {
+        let mut seat = self.seat(me);
+        loop {
+            if seat.taken.is_empty() {
+                self.take_all(me, &mut seat.taken);
+            }
+            let index = seat.taken.pop()?;
+            let desk = self.desk(index);
+            desk.queued.swap(0, AcqRel);
+            fence(SeqCst);
+            // pairs with desk_push()
+            let truth = self.truth(index);
+            let word = Word(truth.word.load(Acquire));
+            if word.state() == Some(State::Runnable) {
+                return Some(self.listed(index, word));
+            }
+        }
+    }
+
+    /// Newest first, as the list has it; who comes first is popped last.
+    fn take_all(&self, me: Id, taken: &mut Vec<u32>) {
+        let desk = self.desk(me.index());
+        let mut index = desk.runnable.swap(0, AcqRel) as u32;
+        while index > SERVERS && index < self.capacity && taken.len() < self.capacity as usize {
+            taken.push(index);
+            index = self.desk(index).next.load(Relaxed);
+        }
+        if desk.resync.swap(0, AcqRel) != 0 {
+            self.adopt(me, taken);
+        }
+    }
+
+    /// RUNNABLE workers that are on nobody's list, or on that of a server that is gone.
+    fn adopt(&self, me: Id, taken: &mut Vec<u32>) {
+        let servers = self.head().servers.load(Acquire);
+        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
+        for index in SERVERS + 1..end.min(self.capacity) {
+            let (truth, desk) = (self.truth(index), self.desk(index));
+            if truth.gen_.load(Relaxed) & 1 == 0
+                || Word(truth.word.load(Acquire)).state() != Some(State::Runnable)
+            {
+                continue;
+            }
+            let owner = desk.queued.load(Acquire);
+            let orphan = owner == 0 || owner > SERVERS || servers >> (owner - 1) & 1 == 0;
+            let claimed = orphan
+                && desk
+                    .queued
+                    .compare_exchange(owner, me.index(), AcqRel, Relaxed)
+                    .is_ok();
+            if claimed && taken.len() < self.capacity as usize {
+                taken.push(index);
+            }
+        }
+    }
+
+    fn listed(&self, index: u32, word: Word) -> Event {
+        let truth = self.truth(index);
+        let reason = match truth.why.load(Relaxed) {
+            intf::umcg_reason_UMCG_R_NEW => Reason::New,
+            intf::umcg_reason_UMCG_R_TIMEDOUT => Reason::TimedOut,
+            _ if word.flags() & word::YIELDED != 0 => Reason::Yielded,
+            _ if word.flags() & word::PREEMPTED != 0 => Reason::Preempted,
+            _ => Reason::Woken,
+        };
+        Event {
+            worker: Id::new(index, truth.gen_.load(Relaxed)),
+            cookie: truth.cookie.load(Relaxed),
+            reason,
+            tag: word.0,
+            at_ns: truth.since_ns.load(Relaxed),
+            run_ns: truth.run_ns.load(Relaxed),
+            wait_ns: truth.wait_ns.load(Relaxed),
+        }
+    }
+}

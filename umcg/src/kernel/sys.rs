@@ -1,0 +1,345 @@
+//! The system calls of the client side, without libbpf.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::ptr::NonNull;
+
+use super::proto::{self, Reply, Request};
+use crate::intf;
+use crate::sync::AtomicU32;
+
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+
+/// `union bpf_attr` for BPF_PROG_TEST_RUN; ctx_out must stay zero for SYSCALL programs.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// Runs the SYSCALL program `prog`; no allocation, no lock: safe in a signal handler.
+pub fn run_program(prog: RawFd, call: &mut intf::umcg_group_call) -> Result<(), i32> {
+    let mut attr = TestRun {
+        prog_fd: prog.cast_unsigned(),
+        ctx_size_in: size_of::<intf::umcg_group_call>() as u32,
+        ctx_in: (&raw mut *call) as u64,
+        ..Default::default()
+    };
+    // SAFETY: attr has the layout and size that bpf(2) documents; ctx_in points to
+    // ctx_size_in bytes that live through the call and that nobody else uses.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attr,
+            size_of::<TestRun>(),
+        )
+    };
+    if ret < 0 {
+        return Err(errno());
+    }
+    Ok(())
+}
+
+/// The calling thread's errno.
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// CLOCK_MONOTONIC in ns.
+pub fn now_ns() -> u64 {
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: ts is valid for the call; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+/// Gives the CPU up: BPF reads the request then.
+pub fn yield_cpu() {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_yield() };
+}
+
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// Sleeps while `word` is `value`, until woken, `deadline_ns` or a signal.
+pub fn futex_wait(word: &AtomicU32, value: u32, deadline_ns: u64) {
+    let until = timespec(deadline_ns);
+    let until = if deadline_ns == u64::MAX {
+        std::ptr::null()
+    } else {
+        &raw const until
+    };
+    // SAFETY: the word is in a mapping that outlives the call; `until` is null or a
+    // timespec that lives through it. FUTEX_WAIT_BITSET takes an absolute time.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            std::ptr::from_ref(word),
+            libc::FUTEX_WAIT_BITSET,
+            value,
+            until,
+            std::ptr::null::<u32>(),
+            u32::MAX,
+        )
+    };
+}
+
+/// Wakes who sleeps on `word`.
+pub fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the word is in a mapping that outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            std::ptr::from_ref(word),
+            libc::FUTEX_WAKE,
+            i32::MAX,
+        )
+    };
+}
+
+/// SCHED_EXT, and back to SCHED_OTHER, for the calling thread.
+pub fn set_policy(ext: bool) -> Result<(), i32> {
+    const SCHED_EXT: libc::c_int = 7;
+    let param = libc::sched_param { sched_priority: 0 };
+    let policy = if ext { SCHED_EXT } else { libc::SCHED_OTHER };
+    // SAFETY: param lives through the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const param) } {
+        0 => Ok(()),
+        _ => Err(errno()),
+    }
+}
+
+/// A shared mapping of a map's records.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only used through atomics, by whoever holds the mapping.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `bytes` of `fd` from `offset`.
+    pub fn new(fd: &OwnedFd, bytes: usize, offset: i64, write: bool) -> Result<Self, i32> {
+        let bytes = bytes.next_multiple_of(4096);
+        let prot = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let addr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                prot,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                offset,
+            )
+        };
+        if addr == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        NonNull::new(addr.cast())
+            .map(|base| Self { base, bytes })
+            .ok_or(libc::ENOMEM)
+    }
+
+    /// The `T` at record `index`.
+    ///
+    /// # Safety
+    /// T consists of atomics, and the map holds Ts of this size.
+    pub unsafe fn record<T>(&self, index: usize) -> Option<&T> {
+        if (index + 1).checked_mul(size_of::<T>())? > self.bytes {
+            return None;
+        }
+        // SAFETY: inside of the mapping by the test above, aligned because the map's
+        // records are and the mapping starts a page; the caller vouches for T.
+        Some(unsafe { &*self.base.as_ptr().cast::<T>().add(index) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and bytes are those of the mmap in new().
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// What wakes a server from BPF: a ring buffer whose messages say nothing.
+#[derive(Debug)]
+pub struct Bell {
+    fd: OwnedFd,
+    consumer: Mapping,
+    producer: Mapping,
+}
+
+impl Bell {
+    /// Of the ring buffer `fd`.
+    pub fn new(fd: OwnedFd) -> Result<Self, i32> {
+        let consumer = Mapping::new(&fd, 4096, 0, true)?;
+        let producer = Mapping::new(&fd, 4096, 4096, false)?;
+        Ok(Self {
+            fd,
+            consumer,
+            producer,
+        })
+    }
+
+    /// Sleeps until it rings, `deadline_ns` or a signal; then it is silent again.
+    pub fn wait(&self, deadline_ns: u64) {
+        let left = deadline_ns.saturating_sub(now_ns());
+        let timeout = timespec(left);
+        let timeout = if deadline_ns == u64::MAX {
+            std::ptr::null()
+        } else {
+            &raw const timeout
+        };
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd and a timespec (or null) that live through the call.
+        unsafe { libc::ppoll(&raw mut poll, 1, timeout, std::ptr::null()) };
+        self.silence();
+    }
+
+    fn silence(&self) {
+        use crate::sync::{AtomicU64, Ordering};
+        // SAFETY: the ring buffer's first two pages start with its positions.
+        let positions = unsafe {
+            (
+                self.consumer.record::<AtomicU64>(0),
+                self.producer.record::<AtomicU64>(0),
+            )
+        };
+        if let (Some(consumer), Some(producer)) = positions {
+            consumer.store(producer.load(Ordering::Acquire), Ordering::Release);
+        }
+    }
+}
+
+/// A connection to the daemon.
+pub fn connect(path: &Path) -> Result<OwnedFd, i32> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = path.as_os_str().as_bytes();
+    // SAFETY: all zero is a valid sockaddr_un.
+    let mut addr: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    if bytes.len() >= addr.sun_path.len() {
+        return Err(libc::ENAMETOOLONG);
+    }
+    addr.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in addr.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: fd was just made and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: addr lives through the call and has the size given.
+    let ret = unsafe {
+        libc::connect(
+            fd.as_raw_fd(),
+            (&raw const addr).cast(),
+            size_of::<libc::sockaddr_un>() as libc::socklen_t,
+        )
+    };
+    if ret < 0 {
+        return Err(errno());
+    }
+    Ok(fd)
+}
+
+/// One request and its reply, with up to four file descriptors.
+pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i32> {
+    let bytes = request.encode();
+    // SAFETY: bytes live through the call.
+    let sent = unsafe {
+        libc::send(
+            sock.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL,
+        )
+    };
+    if sent < 0 {
+        return Err(errno());
+    }
+    let mut reply = [0u8; proto::REPLY_BYTES];
+    let mut control = [0u64; 8];
+    let mut iov = libc::iovec {
+        iov_base: reply.as_mut_ptr().cast(),
+        iov_len: reply.len(),
+    };
+    // SAFETY: all zero is a valid msghdr.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.as_mut_ptr().cast();
+    msg.msg_controllen = size_of_val(&control);
+    let got = loop {
+        // SAFETY: msg points to one iovec and a control buffer that live through it.
+        let got = unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) };
+        if got >= 0 || errno() != libc::EINTR {
+            break got;
+        }
+    };
+    if got < 0 {
+        return Err(errno());
+    }
+    let fds = received_fds(&msg);
+    if got == 0 {
+        return Err(libc::ECONNRESET);
+    }
+    let reply = Reply::decode(&reply[..got as usize])?;
+    match reply.errno {
+        0 => Ok((reply, fds)),
+        errno => Err(errno),
+    }
+}
+
+fn received_fds(msg: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: msg was filled by recvmsg; the CMSG macros stay inside of its buffer.
+    unsafe {
+        let mut cmsg = libc::CMSG_FIRSTHDR(msg);
+        while !cmsg.is_null() {
+            if (*cmsg).cmsg_level == libc::SOL_SOCKET && (*cmsg).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(cmsg).cast::<RawFd>();
+                let bytes = (*cmsg).cmsg_len - libc::CMSG_LEN(0) as usize;
+                for i in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            cmsg = libc::CMSG_NXTHDR(msg, cmsg);
+        }
+    }
+    fds
+}

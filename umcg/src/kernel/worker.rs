@@ -1,0 +1,136 @@
+//! A worker's calls: wait, switch, yield.
+
+use super::{KernelGroup, UNSEEN, sys};
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Id, Woken};
+use crate::intf;
+use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::word::{PENDING, State, Word};
+
+/// Hand-overs that found their CPU with other work queued are asked for again.
+const RETRIES: u32 = 64;
+
+impl KernelGroup {
+    /// Waits until a server, or a switch, has given `me` a slot. Not before: one that
+    /// the relief valve let run hands the CPU back at once, it is inside a call here.
+    pub(super) fn until_run(&self, me: Id) -> Result<()> {
+        let truth = self.truth(me.index());
+        let mut unseen = 0;
+        loop {
+            if truth.gen_.load(Relaxed) != me.generation() {
+                return Err(Error::new(ErrorKind::Stale, "wait", me.raw()));
+            }
+            let word = Word(truth.word.load(Acquire));
+            if word.state() == Some(State::Running) && truth.slot.load(Acquire) != 0 {
+                return Ok(());
+            }
+            let parks = truth.parks.load(Relaxed);
+            if word.state() == Some(State::Idle) {
+                self.idle_again(me, word);
+            } else {
+                sys::yield_cpu();
+            }
+            unseen = if truth.parks.load(Relaxed) == parks {
+                unseen + 1
+            } else {
+                0
+            };
+            if unseen > UNSEEN {
+                return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
+            }
+        }
+    }
+
+    /// It was let run while it waits: to take a wake that came just then, or to sleep.
+    fn idle_again(&self, me: Id, word: Word) {
+        let (truth, futex) = (self.truth(me.index()), self.futex(me.index()));
+        let deadline = truth.deadline_ns.load(Relaxed);
+        if word.flags() & PENDING != 0 {
+            self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline);
+            return;
+        }
+        let value = futex.load(SeqCst);
+        let word = Word(truth.word.load(SeqCst));
+        // pairs with member_wake() and wake_sleeper()
+        if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 {
+            sys::futex_wait(futex, value, deadline);
+        }
+    }
+
+    pub(super) fn wait_idle(&self, me: Id, deadline_ns: u64) -> Result<Woken> {
+        let truth = self.find(me, "wait")?;
+        let mut unseen = 0;
+        loop {
+            if deadline_ns == 0 && Word(truth.word.load(Acquire)).flags() & PENDING == 0 {
+                return Ok(Woken::TimedOut);
+            }
+            if !self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline_ns) {
+                unseen += 1;
+                if unseen == UNSEEN {
+                    return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
+                }
+                continue;
+            }
+            self.until_run(me)?;
+            if truth.why.load(Relaxed) != intf::umcg_reason_UMCG_R_TIMEDOUT {
+                return Ok(Woken::Woken);
+            }
+            if sys::now_ns() >= deadline_ns {
+                return Ok(Woken::TimedOut);
+            }
+            // A signal ended its real sleep: it waits on.
+        }
+    }
+
+    pub(super) fn switch_to(&self, me: Id, to: Id, deadline_ns: u64) -> Result<Woken> {
+        let truth = self.find(me, "switch")?;
+        if me == to {
+            return Err(Error::new(ErrorKind::Myself, "switch", to.raw()));
+        }
+        self.find(to, "switch")?;
+        for _ in 0..RETRIES {
+            let seq = truth.ev_seq.load(Acquire);
+            if !self.request(me, intf::umcg_op_UMCG_OP_SWITCH, to, deadline_ns) {
+                continue;
+            }
+            if truth.ev_seq.load(Acquire) == seq {
+                self.until_run(me)?;
+                let late = truth.why.load(Relaxed) == intf::umcg_reason_UMCG_R_TIMEDOUT;
+                if !late {
+                    return Ok(Woken::Woken);
+                }
+                if sys::now_ns() >= deadline_ns {
+                    return Ok(Woken::TimedOut);
+                }
+                return self.wait_idle(me, deadline_ns);
+            }
+            match -truth.ev_nr.load(Relaxed) {
+                libc::EAGAIN => {
+                    if Word(self.truth(to.index()).word.load(Acquire)).state() == Some(State::Idle)
+                    {
+                        break;
+                    }
+                }
+                libc::EPERM => self.yield_slot(me)?,
+                libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
+                errno => {
+                    return Err(Error::new(ErrorKind::from_errno(errno), "switch", to.raw()));
+                }
+            }
+        }
+        // It sleeps for real, or this CPU is never free: it comes by its server.
+        self.wake(to)?;
+        self.wait_idle(me, deadline_ns)
+    }
+
+    pub(super) fn yield_slot(&self, me: Id) -> Result<()> {
+        self.find(me, "yield")?;
+        for _ in 0..UNSEEN {
+            if self.request(me, intf::umcg_op_UMCG_OP_YIELD, Id::NONE, u64::MAX) {
+                return self.until_run(me);
+            }
+        }
+        Err(Error::new(ErrorKind::Gone, "yield", me.raw()))
+    }
+}
