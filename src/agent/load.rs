@@ -112,10 +112,15 @@ fn configure(
     rodata.umcg_quantum_ns = args.quantum_us * 1000;
     rodata.umcg_nr_cpus = nr_cpus as u32;
     rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
+    rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
 
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
+    // scx_utils would warn of what nobody can change.
+    if !crate::kernel::tells_of_limits() {
+        ops.cgroup_set_bandwidth = std::ptr::null_mut();
+    }
     if !crate::kernel::calls("cgroup_set_idle") {
         ops.cgroup_set_idle = std::ptr::null_mut();
     }

@@ -24,6 +24,8 @@
 #define __TASK_STOPPED 0x00000004
 #define __TASK_TRACED 0x00000008
 #define TASK_DEAD 0x00000080
+#define SIGKILL 9
+#define JOBCTL_URGENT 0x008a0000	/* stop pending, trap stop, trap freeze */
 #define SCHED_BATCH 3
 #define SCHED_IDLE 5
 
@@ -43,17 +45,19 @@ const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
 const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 
-/* Queues: four per CPU, named (kind << 16) | cpu. */
+/* Queues: four per CPU and one per cgroup, named (kind << 16) | cpu or cgroup. */
 enum umcg_queue {
 	UMCG_Q_PARK = 1,	/* waiting workers by key */
 	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
 	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
 	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
+	UMCG_Q_THROTTLE = 5,	/* workers of a cgroup that has used its time up */
 };
 #define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))
 #define PARK(cpu) UMCG_Q(UMCG_Q_PARK, cpu)
 #define HAND(cpu) UMCG_Q(UMCG_Q_HAND, cpu)
 #define SERVER(cpu) UMCG_Q(UMCG_Q_SERVER, cpu)
+#define THROTTLE(group) UMCG_Q(UMCG_Q_THROTTLE, group)
 #define KERNELQ(cpu) UMCG_Q(UMCG_Q_KERNEL, cpu)
 
 struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");

@@ -330,6 +330,10 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		w = worker_rec(t->idx);
 	else if (t && t->kind == UMCG_K_SERVER)
 		wants = false;
+	if (w && t->at_user) {
+		w = NULL;	/* it goes to THROTTLE */
+		wants = false;
+	}
 	if (w)
 		forced = request_stands(w);
 

@@ -57,6 +57,18 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 	c->cur_idx = t->idx;
 }
 
+/* One that waited for tokens banked nothing meanwhile. */
+static __always_inline void running_member(const struct task_struct *p,
+					   struct umcg_task *t, s32 cpu)
+{
+	t->limit_exec = p->se.sum_exec_runtime;
+	t->at_user = 0;
+	if (!t->throttled_ns)
+		return;
+	t->throttled_ns = 0;
+	place(t, cpu);
+}
+
 static __always_inline void running_worker(struct task_struct *p,
 					   struct umcg_task *t,
 					   struct umcg_cpu *c, s32 cpu, u64 now)
@@ -84,6 +96,8 @@ static __always_inline void running_worker(struct task_struct *p,
 	idle_account(c, t);
 	t->parked_ns = 0;
 	t->yielded = 0;
+	if (t->group)
+		running_member(p, t, cpu);
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
@@ -126,6 +140,8 @@ static __always_inline void stopping_worker(struct task_struct *p,
 		return;
 	t->quiet_ns = quiet_now(c, now);
 	charge(p, t, w, c);
+	if (umcg_limits && t->group)
+		limit_charge(p, t, now);
 	c->cur_idx = 0;
 	if (!runnable)
 		return;
@@ -211,6 +227,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 
 	if (t->counted)
 		group_leave(t);
+	t->soft = p->__state & TASK_INTERRUPTIBLE;
 	burst_end(t, w);
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);
@@ -237,6 +254,10 @@ static __always_inline void edge_tick(struct task_struct *p)
 	c->dispatch_ns = now;	/* this CPU is ours: no higher class holds it */
 	w = worker_rec(c->cur_idx);
 	if (w && request_stands(w)) {
+		scx_bpf_task_set_slice(p, 0);
+		return;
+	}
+	if (umcg_limits && limit_tick(p, now)) {
 		scx_bpf_task_set_slice(p, 0);
 		return;
 	}

@@ -64,6 +64,15 @@ struct umcg_group {
 	u64 gave;		/* the same two, to its parent */
 	u64 gave_busy;
 	u64 inside;		/* weight that competes in it while it is busy */
+
+	/* line 3: cpu.max, see limit.bpf.h */
+	s64 tokens __attribute__((aligned(64)));	/* CPU time that may be used now */
+	u64 filled_ns;
+	u64 rate;		/* quota / period with 16 more bits, 0 = no limit */
+	u64 cap_ns;		/* quota + burst */
+	u32 limit;		/* the nearest cgroup with a limit, upwards */
+	u32 limit_gen;		/* as of this generation of the limits */
+	u32 queue;		/* THROTTLE(index) exists; it is never destroyed */
 };
 
 struct {
@@ -233,22 +242,23 @@ static __always_inline u32 group_alloc(void)
 	return umcg_fresh_group < UMCG_MAX_GROUPS ? umcg_fresh_group++ : 0;
 }
 
-static __always_inline void group_init(struct cgroup *cgrp,
-				       struct scx_cgroup_init_args *args)
+/* Its record, NULL where there is none. */
+static __always_inline struct umcg_group *group_init(struct cgroup *cgrp,
+						     struct scx_cgroup_init_args *args)
 {
 	u64 id = cgrp->kn->id;
 	struct umcg_group *g;
 	u32 idx, parent;
 
 	if (!cgrp->level)
-		return;
+		return NULL;
 	parent = group_index(cgrp->self.parent->cgroup);
 	idx = group_alloc();
 	g = idx ? group_rec(idx) : NULL;
 	if (!g) {
 		count(group_fail);
 		bpf_map_update_elem(&umcg_group_ids, &id, &parent, BPF_ANY);
-		return;
+		return NULL;
 	}
 	group_give(g, 0, 0);
 	g->parent = parent;
@@ -257,11 +267,15 @@ static __always_inline void group_init(struct cgroup *cgrp,
 	g->idle = bpf_core_field_exists(args->sched_idle) && args->sched_idle;
 	g->load = g->own = g->busy = g->below = g->below_busy = 0;
 	g->inside = 100 * LOAD_ONE;
+	g->rate = g->limit_gen = 0;
+	if (!g->queue && !scx_bpf_create_dsq(THROTTLE(idx), -1))
+		g->queue = 1;
 	group_factor(g);
 	g->gen = (g->gen + 1) | 1;
 	__sync_fetch_and_add(&umcg_grouped, 1);
 	if (bpf_map_update_elem(&umcg_group_ids, &id, &idx, BPF_ANY))
 		count(group_fail);
+	return g;
 }
 
 static __always_inline void group_exit(struct cgroup *cgrp)
@@ -277,36 +291,6 @@ static __always_inline void group_exit(struct cgroup *cgrp)
 	group_give(g, 0, 0);
 	__sync_fetch_and_sub(&umcg_grouped, 1);
 	bpf_map_push_elem(&umcg_free_groups, &idx, 0);
-}
-
-/* Global, so that the verifier sees it once and not for each round of the loop. */
-__weak int group_visit(u32 idx)
-{
-	struct umcg_group *g = group_rec(idx);
-
-	if (g && (g->gen & 1))
-		group_sample(g);
-	else if (g && (g->gave | g->gave_busy))
-		group_give(g, 0, 0);
-	return 0;
-}
-
-/* A pass of the timer: up to GROUP_LOOK of them, the next pass goes on. */
-__weak int groups_sweep(void)
-{
-	u32 top = umcg_fresh_group, idx = umcg_group_cursor;
-	int i;
-
-	bpf_for(i, 0, GROUP_LOOK) {
-		__sink(idx);
-		if (++idx >= top)
-			idx = 1;
-		group_visit(idx);
-		if (i + 2 >= top)
-			break;
-	}
-	umcg_group_cursor = idx;
-	return 0;
 }
 
 #endif /* __UMCG_GROUP_BPF_H */

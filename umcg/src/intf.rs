@@ -232,13 +232,17 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_throttled: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_released: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_throttle_late: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_urgent: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_group_fail: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 49;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 50;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 51;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 52;
 pub type umcg_counter = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
@@ -273,11 +277,11 @@ pub struct umcg_cpu {
     pub act_ns: u64_,
     pub parked_weight: u64_,
     pub __bindgen_padding_1: [u8; 8usize],
-    pub cnt: [u64_; 48usize],
+    pub cnt: [u64_; 52usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 576usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 640usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
