@@ -124,8 +124,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	if (m->op == UMCG_OP_NEXT)
 		__sync_fetch_and_or(&head->idle, server_bit(t->member));
 	hold(m, now);
-	if (m->op == UMCG_OP_NEXT ? !READ_ONCE(desk->runnable) && !READ_ONCE(desk->resync) :
-	    !!READ_ONCE(m->cur))
+	if (m->op == UMCG_OP_NEXT ? !has_news(desk) : !!READ_ONCE(m->cur))
 		return true;
 	/* pairs with slot_leave(), and with server_poke() after desk_push() */
 	if (!unhold(m))

@@ -68,6 +68,8 @@ pub(crate) mod futex;
 #[cfg(not(loom))]
 pub mod group;
 #[cfg(not(loom))]
+pub(crate) mod home;
+#[cfg(not(loom))]
 pub mod kernel;
 pub mod list;
 #[cfg(not(loom))]

@@ -6,6 +6,7 @@ mod decide;
 mod doctor;
 mod group;
 mod hammer;
+mod library;
 mod life;
 mod see;
 mod share;
@@ -96,6 +97,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         decide::TESTS,
         hammer::TESTS,
         group::TESTS,
+        library::TESTS,
     ]
     .into_iter()
     .flatten()

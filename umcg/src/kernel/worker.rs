@@ -21,6 +21,9 @@ impl KernelGroup {
             if truth.gen_.load(Relaxed) != me.generation() {
                 return Err(Error::new(ErrorKind::Stale, "wait", me.raw()));
             }
+            if !self.alive() {
+                return Err(self.gone("wait", me.raw()));
+            }
             let word = Word(truth.word.load(Acquire));
             if word.state() == Some(State::Running) && truth.slot.load(Acquire) != 0 {
                 return Ok(());
@@ -52,8 +55,8 @@ impl KernelGroup {
         }
         let value = futex.load(SeqCst);
         let word = Word(truth.word.load(SeqCst));
-        // pairs with member_wake() and wake_sleeper()
-        if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 {
+        // pairs with member_wake(), wake_sleeper() and rouse()
+        if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 && self.alive() {
             sys::futex_wait(futex, value, deadline);
         }
     }
@@ -62,6 +65,9 @@ impl KernelGroup {
         let truth = self.find(me, "wait")?;
         let mut unseen = 0;
         loop {
+            if !self.alive() {
+                return Err(self.gone("wait", me.raw()));
+            }
             if deadline_ns == 0 && Word(truth.word.load(Acquire)).flags() & PENDING == 0 {
                 return Ok(Woken::TimedOut);
             }
