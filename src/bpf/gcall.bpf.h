@@ -213,7 +213,8 @@ static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_
 	struct umcg_group *head = truth ? group_head(truth) : NULL;
 	struct umcg_member *m;
 
-	if (!head)
+	/* The caller may have entered another group since. */
+	if (!head || call->cookie != ((u64)t->group_gen << 32 | t->group))
 		return -ENOENT;
 	m = member_by_id(truth, call->target);
 	if (!m)

@@ -181,7 +181,7 @@ enum umcg_group_flags {
 enum umcg_call_op {
 	UMCG_CALL_REGISTER = 1,		/* token, cookie, target = wanted home -> me */
 	UMCG_CALL_UNREGISTER = 2,
-	UMCG_CALL_WAKE = 3,		/* target; any member thread of the group, or */
+	UMCG_CALL_WAKE = 3,		/* target, cookie = gen << 32 | group; any member, or */
 	UMCG_CALL_KICK = 4,		/* any thread that once gave a token: ATTACH */
 	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick */
 };

@@ -307,7 +307,13 @@ impl Home {
             }
             // pairs with wake()
         };
-        match served.group.register(kind, me.raw(), &mut told) {
+        let mut result = served.group.register(kind, me.raw(), &mut told);
+        if (result.as_ref()).is_err_and(|error| error.kind() == ErrorKind::Registered) {
+            // In an instance that is over for the group, but not for BPF.
+            served.group.leave_any();
+            result = served.group.register(kind, me.raw(), &mut told);
+        }
+        match result {
             Ok(_) => true,
             Err(error) => {
                 if lost(&error) {

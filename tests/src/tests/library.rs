@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, sleep};
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Mode, Reason, Woken};
+use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Mode, Reason, Server, Woken};
 
 use super::{Test, full, short};
 use crate::client;
@@ -18,6 +18,12 @@ pub const TESTS: &[Test] = &[
         "group",
         10,
         runtime,
+    ),
+    short(
+        "vm_group_two_processes_selftest_unprivileged",
+        "group",
+        5,
+        two_processes,
     ),
     short(
         "vm_group_daemon_restarts_unprivileged",
@@ -51,6 +57,24 @@ fn is_kernel(mode: Mode) -> bool {
     matches!(mode, Mode::Kernel { .. })
 }
 
+/// The next event; none when the last worker has left without one, as one does that
+/// the relief valve had let run.
+fn news_of(server: &mut Server, began: bool) -> Result<Option<Event>> {
+    for _ in 0..100 {
+        match server.next_event(umcg::after(Duration::from_millis(200))) {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                let members = server.group().list()?;
+                if began && members.iter().all(|it| it.id == server.id()) {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Again => {}
+            event => return Ok(Some(event?)),
+        }
+    }
+    anyhow::bail!("nothing for 20 s: {:?}", server.group().list()?)
+}
+
 /// Each call once: a worker that blocks, yields, waits and ends; a wake of the server.
 fn api_body() -> Result<()> {
     let group = Group::create(&GroupConfig::default())?;
@@ -71,7 +95,9 @@ fn api_body() -> Result<()> {
     let mut woken = false;
     let limit = umcg::after(Duration::from_secs(20));
     while !reasons.contains(&Reason::Exited) {
-        let news = server.next_event(limit)?;
+        let Some(news) = news_of(&mut server, !told.is_empty())? else {
+            break;
+        };
         ensure!(news.cookie == 77, "{news:?}");
         told.push(news.reason);
         let event = server.run(news.worker, limit)?;
@@ -118,6 +144,45 @@ fn api_body() -> Result<()> {
 
 fn api() -> Result<Verdict> {
     in_client(api_body)
+}
+
+/// A worker of another process, which was passed the group's file.
+fn two_processes_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let file = group.as_fd().try_clone_to_owned()?;
+    let other = client::spawn(move || {
+        let group = Group::open(file)?;
+        ensure!(is_kernel(group.mode()), "mode {}", group.mode());
+        let mut me = group.register_worker(78)?;
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(1));
+            ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out");
+        }
+        Ok(())
+    })?;
+    let mut server = group.register_server()?;
+    let limit = umcg::after(Duration::from_secs(20));
+    let (mut blocked, mut waited) = (0, 0);
+    while let Some(news) = news_of(&mut server, waited > 0)? {
+        match server.run(news.worker, limit)?.reason {
+            Reason::Exited => break,
+            Reason::Blocked { .. } => blocked += 1,
+            Reason::Waits => {
+                waited += 1;
+                group.wake(news.worker)?;
+            }
+            other => ensure!(other == Reason::Preempted, "{other:?}"),
+        }
+    }
+    ensure!(
+        waited > 10 && blocked > 10,
+        "{waited} waits, {blocked} blocks"
+    );
+    other.result(LIMIT)
+}
+
+fn two_processes() -> Result<Verdict> {
+    in_client(two_processes_body)
 }
 
 fn work(number: u64, pause: Duration) -> u64 {

@@ -226,11 +226,8 @@ fn home_wake_vs_move(from: u64) {
                 }
                 return matches!(edge::begin_wait(&book, 11), Begun::WasWoken);
             }
-            if edge::consume_wake(&book) {
-                flag.store(1, SeqCst);
-            }
-            // The kernel's wait: woken if the flag is there, or comes later.
-            flag.swap(0, AcqRel) != 0
+            // The kernel remembers it as any wake; its wait looks there.
+            edge::consume_wake(&book) || flag.load(Acquire) != 0
         });
         let wake = |at: u64| match at {
             0 => drop(edge::wake(&worker, 20)),
@@ -249,7 +246,13 @@ fn home_wake_vs_move(from: u64) {
             1 => edge::load(&worker).state() == Some(State::Runnable),
             _ => kernel.load(Acquire) != 0,
         };
-        assert!(woken || later, "the wake was lost");
+        assert!(
+            woken || later,
+            "the wake was lost: word {:#x}, kernel {}, home {}",
+            worker.word.load(Acquire),
+            kernel.load(Acquire),
+            home.load(Acquire)
+        );
     });
 }
 

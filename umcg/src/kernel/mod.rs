@@ -176,6 +176,12 @@ impl KernelGroup {
         (Word(word), truth.why.load(Relaxed))
     }
 
+    /// Ends the calling thread's membership, in whatever group of this daemon.
+    pub(crate) fn leave_any(&self) {
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
+        let _ = self.run_call(&mut call, "unregister");
+    }
+
     /// `call`'s answer for who finds that nobody serves it any more.
     fn gone(&self, call: &'static str, value: u64) -> Error {
         Error::new(ErrorKind::Gone, call, value)
@@ -256,7 +262,8 @@ impl KernelGroup {
             epoch: self.epoch,
             token: [0; 2],
             target,
-            cookie: 0,
+            cookie: u64::from(self.head().gen_.load(Relaxed)) << 32
+                | u64::from(self.head().group.load(Relaxed)),
             me: 0,
         }
     }
@@ -285,7 +292,13 @@ impl KernelGroup {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count) = (kind, 1);
         let sock = locked(&self.sock);
-        let (reply, mut fds) = sys::ask(&sock, &request).map_err(os("token"))?;
+        let answer = sys::ask(&sock, &request);
+        if matches!(answer, Err(libc::EAGAIN | libc::ECONNRESET | libc::EPIPE)) {
+            // A reply that comes yet would be taken for the next request's.
+            self.over.store(true, Relaxed);
+            return Err(self.gone("token", 0));
+        }
+        let (reply, mut fds) = answer.map_err(os("token"))?;
         if reply.count == 0 {
             return Err(Error::new(ErrorKind::Version, "token", 0));
         }
