@@ -53,6 +53,12 @@ impl KernelGroup {
             self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline);
             return;
         }
+        if sys::now_ns() >= deadline {
+            // A futex would not put it to sleep, and only an edge tells BPF: held
+            // again, the sweep finds that its time is over.
+            sys::yield_cpu();
+            return;
+        }
         let value = futex.load(SeqCst);
         let word = Word(truth.word.load(SeqCst));
         // pairs with member_wake(), wake_sleeper() and rouse()
