@@ -25,6 +25,15 @@ impl std::fmt::Debug for Bell {
     }
 }
 
+/// An eventfd that nobody has rung.
+fn event() -> Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    ensure!(fd >= 0, "eventfd: {}", io::Error::last_os_error());
+    // SAFETY: fd was just made and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 impl Bell {
     /// Makes the ring buffer and the eventfd.
     pub fn new() -> Result<Self> {
@@ -39,11 +48,7 @@ impl Bell {
             .add(&map, |_| 0)
             .context("cannot read a ring buffer")?;
         let ring = builder.build().context("cannot map a ring buffer")?;
-        // SAFETY: eventfd takes no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        ensure!(fd >= 0, "eventfd: {}", io::Error::last_os_error());
-        // SAFETY: fd was just made and nobody else owns it.
-        let event = unsafe { OwnedFd::from_raw_fd(fd) };
+        let event = event()?;
         Ok(Self { ring, map, event })
     }
 
@@ -80,8 +85,25 @@ impl Bell {
     }
 }
 
+impl AsFd for Ringer {
+    /// Readable once it was rung, for those who poll it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Ringer {
-    /// Wakes the server.
+    /// One without a bell, for a thread that polls it itself.
+    pub fn new() -> Result<Self> {
+        Ok(Self(event()?))
+    }
+
+    /// The same, for who rings.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    /// Wakes who sleeps there.
     pub fn ring(&self) {
         let one = 1u64;
         // SAFETY: eight bytes from a u64, as eventfd wants; a full counter is awake.

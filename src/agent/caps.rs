@@ -1,4 +1,4 @@
-//! Memory locking, and giving up the capabilities that are not needed any more.
+//! What a process asks of the kernel for itself: locked memory, fewer capabilities, a place.
 
 use log::warn;
 use scx_rustland_core::ALLOCATOR;
@@ -15,6 +15,23 @@ pub fn unevictable_sysctl() -> Option<String> {
 pub fn restore_sysctl(value: &str) {
     if let Err(err) = std::fs::write(SYSCTL, value) {
         warn!("{SYSCTL}: cannot restore {value}, which an earlier instance left at 0: {err}");
+    }
+}
+
+/// The out-of-memory killer's view of the agent.
+const OOM: &str = "/proc/self/oom_score_adj";
+/// As systemd's own daemons; -1000 would leave nobody to kill in a container of our own.
+const OOM_SCORE: i32 = -900;
+
+/// A user who runs the machine out of memory must not get the scheduler killed for it.
+pub fn spare_from_oom() {
+    let now = std::fs::read_to_string(OOM).ok();
+    let now = now.and_then(|text| text.trim().parse::<i32>().ok());
+    if now.is_some_and(|now| now <= OOM_SCORE) {
+        return;
+    }
+    if let Err(err) = std::fs::write(OOM, OOM_SCORE.to_string()) {
+        warn!("{OOM}: cannot write {OOM_SCORE}, the agent may be killed for others: {err}");
     }
 }
 
@@ -43,5 +60,34 @@ pub fn drop_unneeded() {
             warn!("keeps its capabilities: {err}");
             return;
         }
+    }
+}
+
+/// The CPUs that the calling thread may use.
+pub fn affinity() -> std::io::Result<libc::cpu_set_t> {
+    // SAFETY: an all-zero cpu_set_t is valid, and it lives through the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) {
+            0 => Ok(set),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// `set` without `cpu`.
+pub fn leave_out(set: &mut libc::cpu_set_t, cpu: usize) {
+    if cpu < libc::CPU_SETSIZE as usize {
+        // SAFETY: the number is within the set.
+        unsafe { libc::CPU_CLR(cpu, set) };
+    }
+}
+
+/// Lets the calling thread use only these.
+pub fn set_affinity(set: &libc::cpu_set_t) -> std::io::Result<()> {
+    // SAFETY: set lives through the call.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const *set) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }

@@ -3,10 +3,10 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use crossbeam::channel::{never, select};
 use log::warn;
 use scx_stats::prelude::*;
 
@@ -14,7 +14,10 @@ use crate::cli::RunArgs;
 use crate::shared::Shared;
 use crate::stats::{self, Metrics};
 
-const POLL: Duration = Duration::from_millis(250);
+use super::stop::Stop;
+
+/// How soon an ejection is seen; an idle machine pays for each look.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Reads the shared records and answers who asks.
 #[derive(Debug)]
@@ -33,13 +36,8 @@ impl Control {
         Metrics::read(&self.shared, self.ejections)
     }
 
-    /// Serves statistics until `shutdown`, or until `exited` says that BPF is gone.
-    pub fn run(
-        &self,
-        args: &RunArgs,
-        shutdown: &AtomicBool,
-        exited: impl Fn() -> bool,
-    ) -> Result<()> {
+    /// Serves statistics until `stop` is asked for, or until `exited` says that BPF is gone.
+    pub fn run(&self, args: &RunArgs, stop: &Stop, exited: impl Fn() -> bool) -> Result<()> {
         let server = match StatsServer::new(stats::server_data()).launch() {
             Ok(server) => Some(server),
             Err(err) => {
@@ -49,16 +47,26 @@ impl Control {
         };
         let every = args.stats.map(Duration::from_secs_f64);
         let mut last = (Instant::now(), self.metrics());
-        while !shutdown.load(Ordering::Relaxed) && !exited() {
-            match &server {
-                Some(server) => {
-                    let (res, req) = server.channels();
-                    if req.recv_timeout(POLL).is_ok() {
-                        res.send(self.metrics())
-                            .context("the statistics thread ended")?;
-                    }
-                }
-                None => std::thread::sleep(POLL),
+        let (answers, mut asks) = match &server {
+            Some(server) => {
+                let (answers, asks) = server.channels();
+                (Some(answers), asks)
+            }
+            None => (None, never()),
+        };
+        while !stop.is_asked() && !exited() {
+            let left = every.map_or(POLL, |every| every.saturating_sub(last.0.elapsed()));
+            let ask = select! {
+                recv(asks) -> ask => Some(ask.is_ok()),
+                recv(stop.rung()) -> _ => None,
+                default(left.min(POLL)) => None,
+            };
+            match (ask, &answers) {
+                (Some(true), Some(answers)) => answers
+                    .send(self.metrics())
+                    .context("the statistics thread ended")?,
+                (Some(_), _) => asks = never(),
+                (None, _) => {}
             }
             if every.is_some_and(|every| last.0.elapsed() >= every) {
                 let now = self.metrics();

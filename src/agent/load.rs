@@ -17,6 +17,7 @@ use super::bell::Bell;
 use super::client;
 use super::control::Control;
 use super::server::{self, Server, Settings};
+use super::stop::Stop;
 use super::{Ended, caps};
 use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
 use crate::cli::RunArgs;
@@ -115,6 +116,17 @@ fn configure(
     rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
     rodata.umcg_partial = args.partial;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+    for cpu in nohz_cpus() {
+        if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
+            *word |= 1 << (cpu % 64);
+            rodata.umcg_tickless = true;
+        }
+    }
+    if let Some(records) = std::env::var_os("UMCG_DEBUG_RECORDS") {
+        let records = records.to_str().and_then(|text| text.parse().ok());
+        let most = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
+        rodata.umcg_records = records.unwrap_or(most).clamp(1, most);
+    }
 
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
@@ -129,6 +141,13 @@ fn configure(
         ops.flags |= *compat::SCX_OPS_SWITCH_PARTIAL;
     }
     Ok(())
+}
+
+/// CPUs whose tick the kernel stops when one thread runs there alone.
+fn nohz_cpus() -> Vec<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/nohz_full").unwrap_or_default();
+    // "(null)" without any.
+    scx_utils::read_cpulist(text.trim()).unwrap_or_default()
 }
 
 fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
@@ -184,12 +203,7 @@ impl Loaded<'_> {
     }
 
     /// Starts the servers, attaches, and runs until a signal or an ejection.
-    pub fn run(
-        mut self,
-        args: &RunArgs,
-        shutdown: &Arc<AtomicBool>,
-        ejections: u64,
-    ) -> Result<Ended> {
+    pub fn run(mut self, args: &RunArgs, asked: &Stop, ejections: u64) -> Result<Ended> {
         let stop = Arc::new(AtomicBool::new(false));
         let servers = self.start_servers(args, &stop)?;
         let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
@@ -209,9 +223,12 @@ impl Loaded<'_> {
             }
         };
         self.settle(args, ejections)?;
+        if let Err(err) = self.move_timer() {
+            warn!("the timer may stay on a nohz_full CPU: {err:#}");
+        }
 
         let control = Control::new(self.shared.clone(), ejections);
-        control.run(args, shutdown, || uei_exited!(&self.skel, uei))?;
+        control.run(args, asked, || uei_exited!(&self.skel, uei))?;
 
         let ejected = uei_exited!(&self.skel, uei);
         deaf.store(true, Ordering::Relaxed);
@@ -259,6 +276,43 @@ impl Loaded<'_> {
             .collect()
     }
 
+    /// Off the CPUs without ticks, where the attachment may have started it.
+    fn move_timer(&self) -> Result<()> {
+        let nohz = nohz_cpus();
+        if nohz.is_empty() {
+            return Ok(());
+        }
+        let before = caps::affinity()?;
+        let mut keep = before;
+        nohz.iter().for_each(|&cpu| caps::leave_out(&mut keep, cpu));
+        caps::set_affinity(&keep)?;
+        let program = self
+            .skel
+            .progs
+            .umcg_move_timer
+            .as_fd()
+            .try_clone_to_owned()?;
+        let mut moved = Ok(());
+        for _ in 0..100 {
+            let mut call = umcg::intf::umcg_call {
+                index: 0,
+                gen_: 0,
+                ret: 0,
+                pad0: 0,
+            };
+            moved = server::run_program(&program, &mut call).and_then(|()| {
+                anyhow::ensure!(call.ret == 0, "BPF answered {}", call.ret);
+                Ok(())
+            });
+            if moved.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        caps::set_affinity(&before)?;
+        moved
+    }
+
     /// What follows an attachment: no page faults, a way to be found, no spare rights.
     fn settle(&self, args: &RunArgs, ejections: u64) -> Result<()> {
         if let Some(value) = RunFile::left_behind() {
@@ -285,6 +339,11 @@ fn uei_read(skel: &BpfSkel<'_>) -> scx_utils::UserExitInfo {
     scx_utils::uei_read!(skel, uei)
 }
 
+fn isolated_cpus() -> Option<String> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/isolated").ok()?;
+    Some(text.trim().to_owned()).filter(|cpus| !cpus.is_empty())
+}
+
 fn attach_failure(err: anyhow::Error) -> anyhow::Error {
     match crate::kernel::attached() {
         Some(ops) => Failure::new(
@@ -292,6 +351,16 @@ fn attach_failure(err: anyhow::Error) -> anyhow::Error {
             format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first"),
         )
         .into(),
-        None => err.context("cannot attach the scheduler"),
+        None => match isolated_cpus() {
+            Some(cpus) => Failure::new(
+                Exit::Unsupported,
+                format!(
+                    "cannot attach: isolcpus={cpus}; the kernel takes no sched_ext scheduler \
+                     beside isolcpus; boot without it, nohz_full and cpusets will do"
+                ),
+            )
+            .into(),
+            None => err.context("cannot attach the scheduler"),
+        },
     }
 }

@@ -6,13 +6,12 @@ pub mod client;
 pub mod control;
 pub mod load;
 pub mod server;
+pub mod stop;
 
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use log::{info, warn};
 use scx_utils::{ScxExitKind, UserExitInfo};
 
@@ -20,6 +19,8 @@ use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 use crate::runfile::RunFile;
+
+use stop::Stop;
 
 /// The kernel may eject us so often within [`EJECT_WINDOW`] before we give up.
 const MAX_REATTACH: usize = 3;
@@ -36,18 +37,15 @@ pub enum Ended {
 
 /// Runs as the scheduler until a signal, or until the kernel has ejected us too often.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let shutdown = Arc::new(AtomicBool::new(false));
-    let flag = shutdown.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .context("cannot catch SIGINT and SIGTERM")?;
-
+    let stop = Stop::at_signals()?;
+    caps::spare_from_oom();
     let mut ejections: Vec<Instant> = Vec::new();
     let mut total = 0;
     loop {
         kernel::require()?;
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;
-        match loaded.run(args, &shutdown, total)? {
+        match loaded.run(args, &stop, total)? {
             Ended::Asked => return Ok(()),
             Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
@@ -61,7 +59,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 total += 1;
             }
         }
-        if shutdown.load(Ordering::Relaxed) {
+        if stop.is_asked() {
             return Ok(());
         }
         if ejections.len() > MAX_REATTACH {
@@ -82,8 +80,55 @@ pub fn run(args: &RunArgs) -> Result<()> {
 }
 
 fn reason(info: &UserExitInfo) -> String {
-    match info.report() {
-        Ok(()) => "detached by the kernel without a reason".to_owned(),
+    let mut text = match info.report() {
+        Ok(()) => return "detached by the kernel without a reason".to_owned(),
         Err(err) => err.to_string(),
+    };
+    // Its dump has no accessor.
+    for (cpu, thread) in held(&format!("{info:?}")) {
+        text += &format!("; CPU {cpu} was held by {thread}, which goes before all normal threads");
+    }
+    text
+}
+
+/// CPUs that ran a thread of a higher class when the kernel took its dump: number, and
+/// `NAME[PID] (class)`. Between lines stand `\n` of two characters, as in a quoted text.
+fn held(dump: &str) -> Vec<(&str, String)> {
+    let cpus = dump.split("\\nCPU ").skip(1);
+    cpus.filter_map(|section| {
+        let (cpu, rest) = section.split_once(':')?;
+        let (_, rest) = rest.split_once("curr=")?;
+        let (thread, rest) = rest.split_once(" class=")?;
+        let class = ["rt_sched_class", "dl_sched_class"];
+        let class = class.iter().find(|class| rest.starts_with(**class))?;
+        let what = if class.starts_with("rt") {
+            "real-time"
+        } else {
+            "deadline"
+        };
+        Some((cpu.trim(), format!("{thread} ({what})")))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::held;
+
+    #[test]
+    fn held_names_the_threads_of_higher_classes() {
+        let dump = "CPU states\n----------\n\n\
+            CPU 0   : nr_run=2 flags=0x1 cpu_rel=0\n          curr=kworker/0:1[9] \
+            class=ext_sched_class\n\n  R a[1] -2ms\n\
+            CPU 1   : nr_run=3 cpu_rel=1\n          curr=my hog[77] class=rt_sched_class\n\
+            CPU 12  : x\n  curr=d[8] class=dl_sched_class+0x0";
+        let dump = format!("{dump:?}");
+        let want = [
+            ("1", "my hog[77] (real-time)".to_owned()),
+            ("12", "d[8] (deadline)".to_owned()),
+        ];
+        assert_eq!(held(&dump), want);
+        assert!(held("").is_empty());
+        assert!(held(r"\nCPU 1 curr=\nCPU 2: class=").is_empty());
     }
 }

@@ -41,6 +41,9 @@ const volatile u64 umcg_slice_ns = 4000 * NSEC_PER_USEC;
 const volatile u64 umcg_quantum_ns;	/* 0 = only the slice */
 const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
 const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
+const volatile bool umcg_tickless;	/* there are nohz_full CPUs: */
+const volatile u64 umcg_nohz[UMCG_MAX_CPUS / 64];
+const volatile u32 umcg_records = UMCG_MAX_WORKERS;	/* fewer in tests */
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 
 /* Names of the queues of enum umcg_queue. */
@@ -51,6 +54,22 @@ const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 #define KERNELQ(cpu) UMCG_Q(UMCG_Q_KERNEL, cpu)
 
 struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
+
+/* umcg_cpu.hand: what dispatch knows of HAND without asking it; see take_hand(). */
+enum umcg_hand {
+	HAND_EMPTY,
+	HAND_MAYBE,		/* somebody may wait there */
+	HAND_TAKEN,		/* and the last pick was from there */
+};
+
+/* What BPF alone keeps per CPU. */
+struct umcg_own {
+	u64 swept_ns;		/* relief last walked PARK */
+	u64 oldest_ns;		/* the longest wait that it found */
+	u64 quantum_ns;		/* the timer's, for who runs here now; ~0 = none */
+} __attribute__((aligned(64)));
+
+struct umcg_own umcg_owns[UMCG_MAX_CPUS];
 
 /*
  * Workers parked on any PARK. Raised before idle CPUs are looked for, lowered
@@ -70,6 +89,14 @@ static __always_inline struct umcg_cpu *cpu_rec(s32 cpu)
 
 	barrier_var(i);
 	return &umcg_cpus[i & (UMCG_MAX_CPUS - 1)];
+}
+
+static __always_inline struct umcg_own *cpu_own(s32 cpu)
+{
+	u32 i = cpu;
+
+	barrier_var(i);
+	return &umcg_owns[i & (UMCG_MAX_CPUS - 1)];
 }
 
 static __always_inline struct umcg_cpu *this_cpu_rec(void)
@@ -103,6 +130,23 @@ static __always_inline void kick(s32 cpu, u64 flags)
 {
 	if (!this_cpu_rec()->offline && !cpu_rec(cpu)->offline)
 		scx_bpf_kick_cpu(cpu, flags);
+}
+
+static __always_inline bool is_nohz(s32 cpu)
+{
+	u32 i = cpu;
+
+	if (!umcg_tickless)
+		return false;
+	barrier_var(i);
+	i &= UMCG_MAX_CPUS - 1;
+	return umcg_nohz[i / 64] >> (i % 64) & 1;
+}
+
+/* The worker there has a slice without end, so that the tick could stop. */
+static __always_inline bool is_endless(const struct umcg_cpu *c)
+{
+	return umcg_tickless && c->granted_ns == SCX_SLICE_INF;
 }
 
 static __always_inline bool key_before(u64 a, u64 b)

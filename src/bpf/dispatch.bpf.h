@@ -2,8 +2,9 @@
 /*
  * dispatch: a CPU needs work; the order in which it is looked for.
  *
- * Does:    1. HAND: workers that were chosen or rescued for this CPU, and what
- *             waits at a CPU that cannot serve it;
+ * Does:    1. HAND: workers that were chosen or rescued for this CPU, but not
+ *             twice in a row, or a crowd of them would shut out all else; and
+ *             what waits at a CPU that cannot serve it;
  *          2. the server, if it has to decide or was asked to run;
  *          3. the kernel-fair queue, if it is its turn;
  *          4. prev, if it still wants the CPU and its key is the earliest;
@@ -85,26 +86,31 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 	}
 	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0))
 		return true;
-	WRITE_ONCE(k->c->hand, 1);
+	WRITE_ONCE(k->c->hand, HAND_MAYBE);
 	return false;
 }
 
 /*
  * HAND is mostly empty, and asking it costs a hash look-up. Its hint is raised
  * after each move to it, and lowered here before it is looked at: a raised one may
- * be wrong, a lowered one never is. pairs with relief_sweep() and hand_over()
+ * be wrong, a lowered one never is. pairs with relief_sweep(), hand_over() and
+ * server_send(). Not twice in a row: after a pick from HAND all else has its turn.
  */
 static __always_inline bool take_hand(struct umcg_pick *k)
 {
-	if (!READ_ONCE(k->c->hand))
+	u32 hand = READ_ONCE(k->c->hand);
+
+	if (!hand)
 		return false;
-	WRITE_ONCE(k->c->hand, 0);
+	WRITE_ONCE(k->c->hand, hand == HAND_TAKEN ? HAND_MAYBE : HAND_EMPTY);
+	if (hand == HAND_TAKEN)
+		return false;
 	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0)) {
-		WRITE_ONCE(k->c->hand, 1);
+		WRITE_ONCE(k->c->hand, HAND_TAKEN);
 		return true;
 	}
 	if (scx_bpf_dsq_nr_queued(HAND(k->cpu)))
-		WRITE_ONCE(k->c->hand, 1);
+		WRITE_ONCE(k->c->hand, HAND_MAYBE);
 	return false;
 }
 
@@ -382,7 +388,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	if (k.c->due && dues_put(cpu, k.now))
 		return;
 	if (w)
-		forced = request_stands(w);
+		forced = request_stands(w) || is_endless(k.c);
 
 	if (take_hand(&k))
 		return;
@@ -391,20 +397,22 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
 	if (!k.waiting)
 		k.c->want = 0;
-	if (server_needed(k.s, k.c, k.waiting, k.now) && server_run(k.s, cpu))
+	if (server_needed(k.s, k.c, k.waiting, k.waiting + !!w, k.now) &&
+	    server_run(k.s, cpu))
 		return;
 	if (kernelq_waits(k.c, cpu) &&
-	    (kernelq_turn(k.c) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
+	    (kernelq_turn(k.c, k.waiting) || !(k.waiting || wants)) && kernelq_take(k.c, cpu))
 		return;
 	if (w && !forced && prev_goes_on(&k, prev, t, w, kicked))
 		return;
 	if (take_here(&k))
 		return;
-	if (READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu))
+	if ((READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu)) || take_hand(&k))
 		return;
 	if (!wants && steal(&k))
 		return;
-	if (wants && !forced) {
+	/* A lone worker of a nohz_full CPU comes back by ENQ_LAST, see lone_slice(). */
+	if (wants && !forced && !(w && is_nohz(cpu))) {
 		count_on(k.c, refilled);
 		if (t)
 			t->yielded = 0;

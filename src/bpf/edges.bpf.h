@@ -168,6 +168,8 @@ static __always_inline void stopping_worker(struct task_struct *p,
 	ran = now - c->picked_ns;
 	t->left_ns = !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
 		c->granted_ns - ran : 0;
+	if (is_endless(c) && t->left_ns)
+		t->left_ns = umcg_slice_ns;
 	if (t->yielded) {
 		/* Behind those that wait already, or a yield would change nothing. */
 		if (key_before(t->v, c->vnow))

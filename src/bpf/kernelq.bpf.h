@@ -4,10 +4,13 @@
  *
  * Does:    1. per-CPU kernel threads go straight to the local queue, in front:
  *             timers, RCU and migration hang on them, and on a wake-up they
- *             preempt, for waiting at the head still costs a slice;
+ *             preempt, for waiting at the head still costs a slice; one that
+ *             used up a slice without a sleep goes on as 2. says, or a busy
+ *             ksoftirqd would own the CPU;
  *          2. unbound kernel threads, io_uring and vhost threads and anonymous
  *             tasks share a queue per CPU, fair among themselves by CPU time,
- *             and as a whole against the workers: at most half while both wait.
+ *             and as a whole against the workers: at most half while both wait,
+ *             and those that a user can start by head.
  * State:   p->scx.dsq_vtime (v here), umcg_cpu.kq_ns/wk_ns.
  * Called from: enqueue, dispatch, stopping.
  * Never:   SCX_DSQ_GLOBAL, which the kernel drains before it asks us.
@@ -19,6 +22,7 @@
 #include "idle.bpf.h"
 
 #define KERNEL_SLICE_NS (2 * NSEC_PER_MSEC)
+#define MAX_HEADS 8
 
 static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
 					    u64 enq_flags)
@@ -26,7 +30,7 @@ static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
 	struct umcg_cpu *c = cpu_rec(cpu);
 	u64 v = p->scx.dsq_vtime, lag = umcg_slice_ns;
 
-	if (is_percpu_kthread(p)) {
+	if (is_percpu_kthread(p) && ((enq_flags & SCX_ENQ_WAKEUP) || p->scx.slice)) {
 		count(kthread_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns,
 				   enq_flags & SCX_ENQ_WAKEUP ?
@@ -56,15 +60,36 @@ static __always_inline bool kernelq_waits(struct umcg_cpu *c, s32 cpu)
 	return false;
 }
 
-/* Whose turn is it on @c, when both wait? A side cannot bank idle time. */
-static __always_inline bool kernelq_turn(struct umcg_cpu *c)
+/*
+ * What a user can start by the dozen (io_uring and vhost threads, anonymous tasks)
+ * is charged by head: one beside n waiting workers counts n times. Not kernel
+ * threads: in a crowd of hogs the watchdog's own worker would come too late.
+ */
+static __always_inline u64 by_head(const struct task_struct *p, u64 used, s32 cpu)
 {
-	s64 ahead = c->kq_ns - c->wk_ns;
+	if (p->flags & PF_KTHREAD)
+		return used;
+	return used * (scx_bpf_dsq_nr_queued(PARK(cpu)) ?: 1) /
+	       (scx_bpf_dsq_nr_queued(KERNELQ(cpu)) + 1);
+}
+
+/*
+ * Whose turn is it on @c, when both wait? A side cannot bank idle time; what
+ * KERNELQ owes is a slice for each of the @workers, up to MAX_HEADS, for kernel
+ * threads wait behind it.
+ */
+static __always_inline bool kernelq_turn(struct umcg_cpu *c, u32 workers)
+{
+	s64 ahead = c->kq_ns - c->wk_ns, most;
+
+	if (workers > MAX_HEADS)
+		workers = MAX_HEADS;
+	most = umcg_slice_ns * (workers ?: 1);
 
 	if (ahead < -(s64)umcg_slice_ns)
 		c->kq_ns = c->wk_ns - umcg_slice_ns;
-	else if (ahead > (s64)umcg_slice_ns)
-		c->wk_ns = c->kq_ns - umcg_slice_ns;
+	else if (ahead > most)
+		c->wk_ns = c->kq_ns - most;
 	return (s64)(c->kq_ns - c->wk_ns) <= 0;
 }
 
@@ -79,9 +104,9 @@ static __always_inline bool kernelq_take(struct umcg_cpu *c, s32 cpu)
 static __always_inline void kernelq_charge(struct task_struct *p,
 					   struct umcg_cpu *c, u64 used)
 {
-	if (is_percpu_kthread(p))
+	if (is_percpu_kthread(p) && p->scx.slice)
 		return;
-	c->kq_ns += used;
+	c->kq_ns += by_head(p, used, scx_bpf_task_cpu(p));
 	p->scx.dsq_vtime += used * 100 / (p->scx.weight ?: 1);
 }
 

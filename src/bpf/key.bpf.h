@@ -24,8 +24,8 @@
 
 #include "cgroup.bpf.h"
 
-#define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank, or owe */
-#define OWE_NS (100 * NSEC_PER_MSEC)	/* and owe with a small weight, at most */
+#define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
+#define OWE_NS (500 * NSEC_PER_MSEC)	/* the latter in virtual time: LAG of nice 19 */
 #define HOG_NS (2 * NSEC_PER_MSEC)	/* quiet for so long: may be preempted */
 #define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
 #define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
@@ -77,6 +77,17 @@ static __always_inline u64 worker_slice(const struct umcg_worker *w)
 	return us * NSEC_PER_USEC;
 }
 
+/*
+ * For a worker that nobody waits behind. Where the tick can be stopped, a slice
+ * without end: the kernel stops it for no other. The timer looks there instead,
+ * see endless_sweep(); dispatch gives no such slice a new length, since the
+ * kernel looks at it only when a task is put on the CPU.
+ */
+static __always_inline u64 lone_slice(const struct umcg_worker *w, s32 cpu)
+{
+	return is_nohz(cpu) ? SCX_SLICE_INF : worker_slice(w);
+}
+
 static __always_inline u64 bias_of(const struct umcg_worker *w)
 {
 	s64 bias = terms_valid(w) ? READ_ONCE(w->bias_ns) : 0;
@@ -98,16 +109,18 @@ static __always_inline u64 uncharged(const struct task_struct *p,
 }
 
 /*
- * LAG in real time: a worker with a tenth of a share owes ten times as much after
+ * LAG of CPU time: a worker with a tenth of a share owes ten times as much after
  * the same stint, and would shed that by sleeping for an instant.
  */
 static __always_inline void may_owe(struct umcg_task *t, u32 weight)
 {
-	u64 owe = weighted(LAG_NS, weight);
+	u64 owe;
 
-	if (owe > OWE_NS)
-		owe = OWE_NS;
-	t->owe_ns = owe > LAG_NS ? owe - LAG_NS : 0;
+	t->owe_ns = 0;
+	if (weight >= 100 * WEIGHT_ONE)
+		return;
+	owe = weighted(LAG_NS, weight);
+	t->owe_ns = (owe < OWE_NS ? owe : OWE_NS) - LAG_NS;
 }
 
 static __always_inline void charge(const struct task_struct *p,
@@ -119,8 +132,7 @@ static __always_inline void charge(const struct task_struct *p,
 
 	t->exec = p->se.sum_exec_runtime;
 	t->v += weighted(used, weight);
-	if (t->cgroup)
-		may_owe(t, weight);
+	may_owe(t, weight);
 	t->burst_ns = sat_add32(t->burst_ns, used);
 	w->run_ns += used;
 	w->burst_ns = t->burst_ns;

@@ -25,13 +25,6 @@
 #include "preempt.bpf.h"
 #include "wake.bpf.h"
 
-static __always_inline bool may_run_on(const struct task_struct *p, s32 cpu)
-{
-	if (scx_bpf_task_cpu(p) == cpu)
-		return true;
-	return !p->migration_disabled && bpf_cpumask_test_cpu(cpu, p->cpus_ptr);
-}
-
 static __always_inline u32 park_home(const struct task_struct *p,
 				     struct umcg_worker *w, s32 cpu)
 {
@@ -144,7 +137,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	}
 	if (enq_flags & SCX_ENQ_LAST) {
 		count(enq_last);
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
 		return;
 	}
 	/* A kernel thread cut in: that is nobody's decision, it goes on after it. */
@@ -163,7 +156,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
 			place(t, cpu);
 			count(direct);
-			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
+			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
 			return;
 		}
 		/* Whether the wake-up is a SYNC one is unknown here; and nobody else

@@ -152,9 +152,9 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	struct umcg_worker *w;
 	u32 idx = 0;
 
-	if (umcg_fresh < UMCG_MAX_WORKERS)
+	if (umcg_fresh < umcg_records)
 		idx = __sync_fetch_and_add(&umcg_fresh, 1);
-	if (!idx || idx >= UMCG_MAX_WORKERS) {
+	if (!idx || idx >= umcg_records) {
 		idx = 0;
 		if (bpf_map_pop_elem(&umcg_free, &idx) || !idx)
 			return 0;
@@ -191,6 +191,13 @@ static __always_inline void record_free(u32 idx, u32 gen)
 static __always_inline bool is_kernel_task(const struct task_struct *p)
 {
 	return p->flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER);
+}
+
+static __always_inline bool may_run_on(const struct task_struct *p, s32 cpu)
+{
+	if (scx_bpf_task_cpu(p) == cpu)
+		return true;
+	return !p->migration_disabled && bpf_cpumask_test_cpu(cpu, p->cpus_ptr);
 }
 
 static __always_inline bool is_percpu_kthread(const struct task_struct *p)

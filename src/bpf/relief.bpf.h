@@ -4,17 +4,23 @@
  *
  * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work is kicked;
  *          2. a server that parked for PARK_MAX runs once, to sleep for real;
- *          3. the quantum: a forced preemption of who ran longer;
- *          4. now and then, the workers with the largest keys: who waited for
- *             longer than the budget is moved to HAND and counted as rescued.
+ *          3. the quantum: a forced preemption of who ran longer; a crowd
+ *             shortens it, so that all have their turn before the watchdog acts;
+ *             a slice without end is ended when somebody waits behind it;
+ *          4. now and then, all workers of PARK: who waited for longer than the
+ *             budget is moved to HAND and counted as rescued, the oldest first.
  * State:   umcg_timer; umcg_server.must; HAND queues.
- * Called from: its own bpf_timer (softirq), armed only in ops.init and by itself.
+ * Called from: its own bpf_timer (softirq), armed in ops.init and by itself; and
+ *          once by the agent, from the CPU where it is to stay.
  * Races:   a worker that runs meanwhile is not on PARK any more: the move fails.
  * Never:   moves to a local queue; runs fast on an idle machine.
  * Counters: rescued, idle_found.
  *
  * The budget is a fifth of the watchdog's timeout, 2 s at most: far above any
- * wait that the fair order brings, far below the ejection.
+ * wait that the fair order brings, far below the ejection. Why all of PARK: who
+ * was rescued gets the largest key, so a look at the last hundred would find the
+ * same ones again and again, and a user who starts more of nice 19 than that
+ * could have us ejected.
  */
 #ifndef __UMCG_RELIEF_BPF_H
 #define __UMCG_RELIEF_BPF_H
@@ -25,11 +31,12 @@
 #define PERIOD_BUSY_NS (4 * NSEC_PER_MSEC)
 #define PERIOD_IDLE_NS (100 * NSEC_PER_MSEC)
 #define RELIEF_EVERY_NS (100 * NSEC_PER_MSEC)
-#define RELIEF_LOOK 128
+#define RELIEF_PER_SWEEP 1024	/* longer queues are walked less often */
+#define RELIEF_MOVE 32		/* on HAND at once: half a sweep of work and more */
+#define CROWD_MIN_NS (200 * NSEC_PER_USEC)
 
 struct umcg_timer {
 	struct bpf_timer timer;
-	u64 relief_ns;
 };
 
 struct {
@@ -39,6 +46,8 @@ struct {
 	__type(value, struct umcg_timer);
 } umcg_timers SEC(".maps");
 
+u32 umcg_timer_cpu;	/* where the callback last ran */
+
 static __always_inline u64 relief_budget(void)
 {
 	u64 budget = umcg_timeout_ns / 5;
@@ -46,33 +55,49 @@ static __always_inline u64 relief_budget(void)
 	return budget < 2000 * NSEC_PER_MSEC ? budget : 2000 * NSEC_PER_MSEC;
 }
 
-/* The largest keys are at the end: that is where a policy starves; the oldest
- * arrivals are at the head. */
+/*
+ * Who waits for more than the budget and for more than 3/4 of the longest wait
+ * of the last walk: so all get their turn, in about the order of their arrival.
+ */
 static __always_inline void relief_sweep(s32 cpu, u64 now)
 {
-	u64 late = now - relief_budget();
+	struct umcg_own *o = cpu_own(cpu);
+	u64 every = RELIEF_EVERY_NS, late, oldest = now;
+	u32 waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
+	int room = RELIEF_MOVE - scx_bpf_dsq_nr_queued(HAND(cpu)), moved = 0;
 	struct task_struct *p;
-	int left = RELIEF_LOOK, moved = 0;
 
-	bpf_for_each(scx_dsq, p, PARK(cpu),
-		     umcg_order == UMCG_ORDER_ARRIVAL ? 0 : SCX_DSQ_ITER_REV) {
+	every *= 1 + waiting / RELIEF_PER_SWEEP;
+	if (!waiting || now - o->swept_ns < every)
+		return;
+	o->swept_ns = now;
+	late = o->oldest_ns * 3 / 4;
+	late = now - (late > relief_budget() ? late : relief_budget());
+
+	bpf_for_each(scx_dsq, p, PARK(cpu), 0) {
 		struct umcg_task *t;
+		u64 parked;
 
 		/* Unknown to the verifier, or it walks each count apart. */
-		__sink(left);
+		__sink(room);
 		__sink(moved);
-		if (--left < 0)
-			break;
+		__sink(oldest);
 		t = task_ctx(p);
-		if (!t || !t->parked_ns || t->parked_ns > late ||
+		parked = t ? t->parked_ns : 0;
+		if (!parked)
+			continue;
+		if (parked < oldest)
+			oldest = parked;
+		if (parked > late || moved >= room ||
 		    !scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
 			continue;
 		t->rescued = 1;
 		moved++;
 	}
-	if (!moved)
+	o->oldest_ns = now - oldest;
+	if (moved <= 0)
 		return;
-	WRITE_ONCE(cpu_rec(cpu)->hand, 1);	/* pairs with take_hand() */
+	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
 	count_add(this_cpu_rec(), rescued, moved);
 	kick(cpu, SCX_KICK_IDLE);
 }
@@ -88,21 +113,56 @@ static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now
 	if (READ_ONCE(s->asleep) && (READ_ONCE(s->must) ||
 	    READ_ONCE(s->unread) >= BATCH_NOTICES))
 		server_wake(s, cpu);
-	if (READ_ONCE(s->must) && c->idle_since_ns)
+	if (!READ_ONCE(s->must))
+		return;
+	server_send(cpu);
+	if (c->idle_since_ns)
 		kick(cpu, SCX_KICK_IDLE);
+}
+
+/*
+ * What a worker may run while others wait here: the quantum, but no more than
+ * lets all that wait have a turn within a quarter of the watchdog's timeout.
+ * Slices end at ticks: 700 hogs on a CPU are enough for 4 ms to be too long.
+ */
+static __always_inline u64 quantum_of(const struct umcg_worker *w, s32 cpu)
+{
+	u64 quantum = umcg_quantum_ns ?: ~0ULL, crowd;
+	u32 waiting = scx_bpf_dsq_nr_queued(PARK(cpu)) +
+		      scx_bpf_dsq_nr_queued(HAND(cpu));
+
+	if (!waiting)
+		return ~0ULL;
+	crowd = umcg_timeout_ns / 4 / (waiting + 1);
+	if (crowd >= worker_slice(w))
+		return quantum;
+	if (crowd < CROWD_MIN_NS)
+		crowd = CROWD_MIN_NS;
+	return crowd < quantum ? crowd : quantum;
 }
 
 static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
 {
 	u32 idx = c->cur_idx;
-	struct umcg_worker *w;
+	struct umcg_worker *w = idx ? worker_rec(idx) : NULL;
+	u64 quantum = w ? quantum_of(w, cpu) : ~0ULL;
 
-	if (!umcg_quantum_ns || !idx || now < c->picked_ns + umcg_quantum_ns ||
-	    !scx_bpf_dsq_nr_queued(PARK(cpu)))
-		return;
-	w = worker_rec(idx);
-	if (w)
+	cpu_own(cpu)->quantum_ns = quantum;
+	if (w && quantum != ~0ULL && now >= c->picked_ns + quantum)
 		request_preempt(w, idx, cpu);
+}
+
+/* Somebody waits behind a worker whose slice no tick will end. */
+static __always_inline void endless_sweep(struct umcg_cpu *c, s32 cpu)
+{
+	struct umcg_server *s;
+
+	if (!is_endless(c) || !c->cur_idx)
+		return;
+	s = server_rec(cpu);
+	if (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
+	    scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || (s && READ_ONCE(s->must)))
+		kick(cpu, SCX_KICK_PREEMPT);
 }
 
 /* What waits at a CPU that cannot serve it is for the others. */
@@ -117,7 +177,7 @@ static __always_inline bool is_helpless(struct umcg_cpu *c, s32 cpu, u64 now)
 #define SWEEP_BUSY 1		/* keeps the timer fast */
 #define SWEEP_HELPLESS 2
 
-static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
+static __noinline int sweep_cpu(s32 cpu, u64 now)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
 	struct umcg_server *s = server_rec(cpu);
@@ -125,8 +185,8 @@ static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 	if (s)
 		server_sweep(s, cpu, now);
 	quantum_sweep(c, cpu, now);
-	if (relief)
-		relief_sweep(cpu, now);
+	endless_sweep(c, cpu);
+	relief_sweep(cpu, now);
 	if (is_helpless(c, cpu, now))
 		return SWEEP_BUSY | SWEEP_HELPLESS;
 	if (!c->idle_since_ns)
@@ -141,26 +201,28 @@ static __noinline int sweep_cpu(s32 cpu, u64 now, u32 relief)
 
 static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 {
-	u64 now = umcg_now(), period = PERIOD_IDLE_NS;
-	u32 relief = now > tm->relief_ns + RELIEF_EVERY_NS, helpless = 0;
+	u64 now = umcg_now(), period = PERIOD_IDLE_NS, quantum;
+	u32 helpless = 0;
 	int cpu, found;
 
-	if (relief)
-		tm->relief_ns = now;
+	WRITE_ONCE(umcg_timer_cpu, bpf_get_smp_processor_id());
 	bpf_for(cpu, 0, umcg_nr_cpus) {
-		found = sweep_cpu(cpu, now, relief);
-		if (found & SWEEP_BUSY)
-			period = PERIOD_BUSY_NS;
+		found = sweep_cpu(cpu, now);
 		if (found & SWEEP_HELPLESS)
 			helpless = 1;
+		if (!(found & SWEEP_BUSY))
+			continue;
+		quantum = cpu_own(cpu)->quantum_ns;
+		if (quantum > PERIOD_BUSY_NS)
+			quantum = PERIOD_BUSY_NS;
+		if (quantum < period)
+			period = quantum;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
 	if (umcg_nr_cgroups)
 		cgroups_sweep();
-	if (umcg_nr_groups && groups_sweep(now))
+	if (umcg_nr_groups && groups_sweep(now) && period > PERIOD_BUSY_NS)
 		period = PERIOD_BUSY_NS;
-	if (umcg_quantum_ns && period == PERIOD_BUSY_NS && umcg_quantum_ns < period)
-		period = umcg_quantum_ns;
 	bpf_timer_start(&tm->timer, period, 0);
 	return 0;
 }
@@ -175,6 +237,25 @@ static __always_inline int relief_init(void)
 	bpf_timer_init(&tm->timer, &umcg_timers, CLOCK_MONOTONIC);
 	bpf_timer_set_callback(&tm->timer, relief_timer);
 	return bpf_timer_start(&tm->timer, PERIOD_BUSY_NS, 0);
+}
+
+/*
+ * A timer that is armed from its own callback stays on its CPU, and the first one
+ * was armed wherever ops.init ran. The agent calls this from a housekeeping CPU
+ * when there are nohz_full ones, until it answers that the last callback ran on
+ * none of them; -EBUSY before.
+ */
+SEC("syscall")
+int umcg_move_timer(struct umcg_call *call)
+{
+	u32 key = 0;
+	struct umcg_timer *tm = bpf_map_lookup_elem(&umcg_timers, &key);
+
+	call->ret = 0;
+	if (!tm || !is_nohz(READ_ONCE(umcg_timer_cpu)))
+		return 0;
+	call->ret = bpf_timer_start(&tm->timer, PERIOD_BUSY_NS, 0) ?: -EBUSY;
+	return 0;
 }
 
 #endif /* __UMCG_RELIEF_BPF_H */

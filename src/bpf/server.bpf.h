@@ -2,7 +2,8 @@
 /*
  * server: the agent's threads: when one runs, parks, sleeps and is missed.
  *
- * Does:    1. a server that yields parks on SERVER(cpu), runnable but not run;
+ * Does:    1. a server that yields parks on SERVER(cpu), runnable but not run,
+ *             unless its CPU has nothing else to do;
  *          2. dispatch gives it the CPU when server_needed() says so: this is
  *             level-triggered, so no wake can be lost between its last look at
  *             its lists and the parking;
@@ -17,7 +18,9 @@
  *            looks at the lists  |   xchg(asleep, 0) == 1 -> message
  *          One of the two sees the other.
  * Never:   pins a server: SERVER(cpu) is drained by others when cpu is held by
- *          a higher class or offline.
+ *          a higher class or offline. One whose affinity leaves its own CPU out
+ *          (taskset, a cpuset) waits there all the same, but runs from
+ *          HAND of the CPU where it last was: server_enqueue(), server_send().
  * Counters: activations, server_wakes, server_wake_fail, moved_class.
  */
 #ifndef __UMCG_SERVER_BPF_H
@@ -30,6 +33,7 @@
 #define BATCH_NOTICES 64
 #define BATCH_NS (16 * NSEC_PER_MSEC)
 #define BATCH_WANT_NS (16 * NSEC_PER_MSEC)
+#define BATCH_IDLE_NS (4000 * NSEC_PER_MSEC)
 #define PARK_MAX_NS (8 * NSEC_PER_MSEC)
 #define HELD_NS (500 * NSEC_PER_MSEC)
 
@@ -46,10 +50,11 @@ struct {
 	__array(values, struct umcg_bell);
 } umcg_bells SEC(".maps");
 
-/* No tick, no dispatch for so long: offline, or a higher class holds it. */
+/* No worker, no dispatch for so long: offline, or a higher class holds it. */
 static __always_inline bool cpu_stranded(const struct umcg_cpu *c, u64 now)
 {
-	return c->offline || (!c->idle_since_ns && now > c->dispatch_ns + HELD_NS);
+	return c->offline || (!c->idle_since_ns && !c->cur_idx &&
+			      now > c->dispatch_ns + HELD_NS);
 }
 
 static __always_inline void server_wake(struct umcg_server *s, u32 cpu)
@@ -75,9 +80,13 @@ static __always_inline bool server_has_news(struct umcg_server *s)
 	       READ_ONCE(s->resync);
 }
 
-/* Is there anything that this server should decide now? */
+/*
+ * Is there anything that this server should decide now? @waiting are parked here,
+ * @rivals want this CPU: they and, if it goes on, prev.
+ */
 static __always_inline bool server_needed(struct umcg_server *s,
-					  struct umcg_cpu *c, u32 waiting, u64 now)
+					  struct umcg_cpu *c, u32 waiting,
+					  u32 rivals, u64 now)
 {
 	u64 since = now - c->act_ns;
 
@@ -92,6 +101,9 @@ static __always_inline bool server_needed(struct umcg_server *s,
 		return true;
 	if (!server_has_news(s))
 		return false;
+	/* No choice to make, only notices to be read some day. */
+	if (rivals < 2 && READ_ONCE(s->unread) < BATCH_NOTICES)
+		return since >= BATCH_IDLE_NS;
 	/* A short wakee waits for this CPU: the agent must not be in its way. */
 	if (c->want && waiting && since < BATCH_WANT_NS)
 		return false;
@@ -99,15 +111,35 @@ static __always_inline bool server_needed(struct umcg_server *s,
 }
 
 /*
- * Puts the server on this CPU. False: it is asleep (and woken now), blocked or
- * stopped: the caller goes on without it.
+ * Puts the server on this CPU. False: it is asleep (and woken now), blocked,
+ * stopped, or may not run here and is sent elsewhere by the timer: the caller
+ * goes on without it.
  */
 static __always_inline bool server_run(struct umcg_server *s, u32 cpu)
 {
 	if (scx_bpf_dsq_move_to_local(SERVER(cpu), 0))
 		return true;
+	if (READ_ONCE(s->parked))
+		WRITE_ONCE(s->must, 1);
 	server_wake(s, cpu);
 	return false;
+}
+
+/* From the timer: a server that must run and may not do so on its own CPU. */
+static __always_inline void server_send(s32 cpu)
+{
+	struct task_struct *p;
+
+	bpf_for_each(scx_dsq, p, SERVER(cpu), 0) {
+		s32 seat = scx_bpf_task_cpu(p);
+
+		if (!may_run_on(p, cpu) &&
+		    scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(seat), 0)) {
+			WRITE_ONCE(cpu_rec(seat)->hand, HAND_MAYBE);	/* pairs with take_hand() */
+			kick(seat, SCX_KICK_IDLE);
+		}
+		break;
+	}
 }
 
 /* Asked of a staged policy: a keyed one is never waited for. */
@@ -130,12 +162,30 @@ static __always_inline void server_enqueue(struct task_struct *p,
 
 	if (!s)
 		return;
+	/* Nobody else wants the CPU: it runs on, finds nothing and sleeps for real.
+	 * Parked it would count as load and as pressure of an idle machine. */
+	if (enq_flags & SCX_ENQ_LAST) {
+		t->yielded = 0;
+		count(enq_last);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns, 0);
+		return;
+	}
 	if (t->yielded) {
 		t->yielded = 0;
 		WRITE_ONCE(s->parked_ns, now);
 		WRITE_ONCE(s->parked, 1);
 	} else {
 		WRITE_ONCE(s->must, 1);
+		if (!may_run_on(p, cpu)) {
+			s32 seat = scx_bpf_task_cpu(p);
+
+			/* Before the insert, which dispatch there waits for: rq lock. */
+			WRITE_ONCE(cpu_rec(seat)->hand, HAND_MAYBE);
+			scx_bpf_dsq_insert(p, HAND(seat), umcg_slice_ns, 0);
+			if (cpu_rec(seat)->idle_since_ns)
+				kick(seat, SCX_KICK_IDLE);
+			return;
+		}
 	}
 	scx_bpf_dsq_insert(p, SERVER(cpu), umcg_slice_ns, 0);
 	if (READ_ONCE(s->must) && c->idle_since_ns)

@@ -30,6 +30,21 @@ static __always_inline void mark_waker(s32 cpu, u64 now)
 }
 
 /*
+ * Hand-overs keep the local queue filled, and the kernel asks dispatch only when
+ * it is empty: a pair that never stops would shut out all that dispatch alone
+ * serves. So they go through PARK while any of that waits, or may.
+ */
+static __always_inline bool others_wait(const struct umcg_cpu *c, s32 cpu)
+{
+	struct umcg_server *s;
+
+	if (READ_ONCE(c->kernel) || READ_ONCE(c->hand))
+		return true;
+	s = server_rec(cpu);
+	return s && READ_ONCE(s->must);
+}
+
+/*
  * The running worker wakes somebody for @cpu, its own, and sleeps soon, for it was
  * short so far, and nobody waits: the wakee goes next without a dispatch.
  */
@@ -45,7 +60,7 @@ static __always_inline bool hand_down(s32 cpu, u64 now)
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
 		return false;
 	return !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(PARK(cpu));
+	       !scx_bpf_dsq_nr_queued(PARK(cpu)) && !others_wait(c, cpu);
 }
 
 static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
@@ -103,7 +118,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 			place(t, cpu);
 		count(direct);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
-				   w ? worker_slice(w) : umcg_slice_ns, 0);
+				   w ? lone_slice(w, cpu) : umcg_slice_ns, 0);
 		return cpu;
 	}
 

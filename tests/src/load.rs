@@ -87,6 +87,107 @@ fn sleeper() -> Result<i32> {
     Ok(pid)
 }
 
+/// A process on `cpu` that runs for `work`, sleeps for a microsecond, and so on.
+pub fn napper(cpu: usize, nice: i32, work: Duration) -> Result<i32> {
+    // SAFETY: the child only spins and sleeps.
+    let pid = unsafe { libc::fork() };
+    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        // SAFETY: no pointers.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+            libc::setpriority(libc::PRIO_PROCESS, 0, nice);
+        }
+        pin(0, cpu);
+        loop {
+            let began = Instant::now();
+            while began.elapsed() < work {
+                std::hint::spin_loop();
+            }
+            std::thread::sleep(Duration::from_micros(1));
+        }
+    }
+    adopt(pid as u32);
+    Ok(pid)
+}
+
+/// A thread of SCHED_FIFO that owns `cpu` for `time`, if the kernel lets it.
+pub fn rt_hog(cpu: usize, time: Duration) -> Result<i32> {
+    // SAFETY: the child only spins, and ends by itself.
+    let pid = unsafe { libc::fork() };
+    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        pin(0, cpu);
+        let param = libc::sched_param { sched_priority: 50 };
+        // SAFETY: name and param live through the calls.
+        let ret = unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::prctl(libc::PR_SET_NAME, c"rt-hog".as_ptr());
+            libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param)
+        };
+        let end = Instant::now() + time;
+        while ret == 0 && Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        std::process::exit(ret);
+    }
+    adopt(pid as u32);
+    Ok(pid)
+}
+
+/// Lets `pid` use every CPU again.
+pub fn unpin(pid: i32) {
+    // SAFETY: an all-ones cpu_set_t is valid, and it lives through the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        (0..libc::CPU_SETSIZE as usize).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// Memory that ksmd may scan: every page alike. Unmapped when dropped.
+pub struct Mergeable(*mut libc::c_void, usize);
+
+/// `bytes` of it.
+pub fn mergeable(bytes: usize) -> Result<Mergeable> {
+    // SAFETY: a fresh private mapping of that size, written once over its length.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let at = libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0);
+        ensure!(
+            at != libc::MAP_FAILED,
+            "mmap: {}",
+            std::io::Error::last_os_error()
+        );
+        libc::memset(at, 7, bytes);
+        let ret = libc::madvise(at, bytes, libc::MADV_MERGEABLE);
+        ensure!(ret == 0, "madvise: {}", std::io::Error::last_os_error());
+        Ok(Mergeable(at, bytes))
+    }
+}
+
+impl Drop for Mergeable {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, as it was made.
+        unsafe { libc::munmap(self.0, self.1) };
+    }
+}
+
+/// The first process of that name.
+pub fn find_process(name: &str) -> Result<Option<i32>> {
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let comm = fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if comm.trim() == name {
+            let pid = path.file_name().and_then(|n| n.to_str()?.parse().ok());
+            return Ok(pid);
+        }
+    }
+    Ok(None)
+}
+
 /// Lets `pid` use one CPU only; 0 is the caller.
 pub fn pin(pid: i32, cpu: usize) {
     // SAFETY: an all-zero cpu_set_t is valid, and it lives through the calls.

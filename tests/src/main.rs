@@ -1,16 +1,19 @@
 //! `umcg-vmtest`: the tests that need a kernel of their own.
 //!
 //! `--list [--full]` prints `NAME BOOT SECONDS` per test: what shares a BOOT word
-//! shares a boot. With names it runs them in order and prints, for each, `start`
-//! `ejected` if
-//! the kernel ejected a scheduler meanwhile, and then one of `ok`, `FAILED` and `skip`. `cargo xtask test` drives it.
+//! shares a boot. With names it runs them in order and prints, for each, `start`,
+//! `ejected` if the kernel ejected a scheduler meanwhile, and then one of `ok`,
+//! `FAILED` and `skip`. `cargo xtask test` drives it.
+//! `--load NAME` is what tests start as load.
 
 mod cgroup;
 mod client;
 mod hammer_skel;
 mod harness;
+mod leak;
 mod load;
 mod tests;
+mod unkind;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,6 +24,11 @@ use harness::Verdict;
 fn main() -> ExitCode {
     scx_umcg::exit::plain_panics();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = &args[..]
+        && flag == "--load"
+    {
+        return unkind::main(name);
+    }
     if args.iter().any(|a| a == "--list") {
         let full = args.iter().any(|a| a == "--full");
         for t in tests::all().filter(|t| full || !t.full) {

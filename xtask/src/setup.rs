@@ -35,7 +35,8 @@ const VM: [&str; 8] = [
     "file",
     "mount",
 ];
-const LOADS: [&str; 3] = ["linux-perf", "rt-tests", "stress-ng"];
+/// `procps` for `ps`, which tells classes.
+const LOADS: [&str; 4] = ["linux-perf", "rt-tests", "stress-ng", "procps"];
 
 const VIRTME_NG: &str = "1.42";
 /// As Debian 13 has it. 1.13.3 wants `/` to be a mount point, which it is not in a chroot.

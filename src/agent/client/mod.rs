@@ -20,6 +20,7 @@ use log::{debug, warn};
 use umcg::intf;
 use umcg::kernel::proto::{self, Op, Reply, Request};
 
+use super::bell::Ringer;
 use super::server::now_ns;
 use crate::bpf_skel::BpfSkel;
 use group::{Group, Outer};
@@ -35,7 +36,8 @@ const MAX_GROUPS_PER_UID: usize = 16;
 const MAX_RECORDS_PER_UID: u32 = 65536;
 /// How long a group's threads may take to leave it once its owners are gone.
 const DRAIN: Duration = Duration::from_secs(5);
-const POLL_MS: i32 = 100;
+/// While a group ends: how often we look whether its threads have left.
+const DRAIN_POLL_MS: i32 = 100;
 const STACK_BYTES: usize = 256 * 1024;
 
 struct Connection {
@@ -47,6 +49,8 @@ struct Connection {
 /// All groups of this load.
 struct Clients {
     listener: OwnedFd,
+    /// Ends the sleep in poll when all is over.
+    over: Ringer,
     path: PathBuf,
     connections: Vec<Connection>,
     groups: Vec<Option<Group>>,
@@ -64,11 +68,13 @@ struct Clients {
 #[derive(Debug)]
 pub struct Handle {
     thread: JoinHandle<()>,
+    over: Ringer,
 }
 
 impl Handle {
     /// Waits for its end; `stop` must have been set.
     pub fn join(self) {
+        self.over.ring();
         if self.thread.join().is_err() {
             warn!("the thread of the client socket panicked; see above");
         }
@@ -84,8 +90,10 @@ pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Ha
     let path = socket_path();
     let listener =
         socket::listen(&path).with_context(|| format!("client socket {}", path.display()))?;
+    let over = Ringer::new()?;
     let mut clients = Clients {
         listener,
+        over: over.try_clone()?,
         path,
         connections: Vec::new(),
         groups: (0..intf::umcg_group_limits_UMCG_MAX_GROUPS)
@@ -109,24 +117,25 @@ pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Ha
             clients.end();
         })
         .context("cannot start the thread of the client socket")?;
-    Ok(Handle { thread })
+    Ok(Handle { thread, over })
 }
 
 impl Clients {
     /// Waits for something to do, and does it.
     fn turn(&mut self) {
-        let fds: Vec<_> = std::iter::once(&self.listener)
-            .chain(self.connections.iter().map(|c| &c.sock))
-            .map(AsFd::as_fd)
+        let fds: Vec<_> = [self.over.as_fd(), self.listener.as_fd()]
+            .into_iter()
+            .chain(self.connections.iter().map(|c| c.sock.as_fd()))
             .collect();
-        let ready = socket::poll(&fds, POLL_MS);
+        let forever = self.ending.is_empty();
+        let ready = socket::poll(&fds, if forever { -1 } else { DRAIN_POLL_MS });
         // Backwards: removing one leaves the indexes before it as they are.
         for index in (0..self.connections.len()).rev() {
-            if ready[index + 1] && !self.serve(index) {
+            if ready[index + 2] && !self.serve(index) {
                 self.hang_up(index);
             }
         }
-        if ready[0] {
+        if ready[1] {
             self.accept();
         }
         self.reap();

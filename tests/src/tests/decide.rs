@@ -235,6 +235,16 @@ fn weight() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
+/// Kicks the worker that runs on `cpu`; false if none does, or no more.
+pub fn kick_running_on(cpu: usize) -> Result<bool> {
+    let file = RunFile::read()?.context("no agent runs")?;
+    let shared = status::open_shared(&file)?;
+    let index = shared.cpus()[cpu].cur_idx.load(Relaxed);
+    let workers = shared.workers.records();
+    let generation = workers[index as usize & 0xffff].gen_.load(Relaxed);
+    Ok(index != 0 && crate::tests::hammer::kick(index, generation)? == 0)
+}
+
 /// A kick is for one stint of one worker: it ends that one, and nobody else's.
 fn kick() -> Result<Verdict> {
     let sched = Sched::start(&["--slice-us", "100000"])?;
@@ -244,16 +254,10 @@ fn kick() -> Result<Verdict> {
     }
     .start_many(2)?;
     std::thread::sleep(Duration::from_millis(300));
-    let file = RunFile::read()?.context("no agent runs")?;
-    let shared = status::open_shared(&file)?;
     let before = sched.counter("preempt_forced")?;
     let mut hit = 0;
     for _ in 0..200 {
-        let index = shared.cpus()[0].cur_idx.load(Relaxed);
-        let generation = shared.workers.records()[index as usize & 0xffff]
-            .gen_
-            .load(Relaxed);
-        hit += u64::from(index != 0 && crate::tests::hammer::kick(index, generation)? == 0);
+        hit += u64::from(kick_running_on(0)?);
         std::thread::sleep(Duration::from_millis(2));
     }
     let forced = sched.counter("preempt_forced")? - before;

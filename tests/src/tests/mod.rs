@@ -2,10 +2,13 @@
 
 mod cgroup;
 mod changes;
+mod cpus;
 mod decide;
 mod doctor;
 mod group;
 mod hammer;
+mod hostile;
+mod kernel;
 mod library;
 mod life;
 mod see;
@@ -92,6 +95,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         doctor::TESTS,
         changes::TESTS,
         storm::TESTS,
+        hostile::TESTS,
+        cpus::TESTS,
+        kernel::TESTS,
         share::TESTS,
         cgroup::TESTS,
         decide::TESTS,

@@ -111,21 +111,23 @@ fn conservation<const SECS: u64>() -> Result<Verdict> {
 /// interleaved, the better of two runs on each side, the first after each attach
 /// discarded. Median, and recorded.
 fn messaging_ratio(name: &str, args: &[&str], rounds: usize) -> Result<f64> {
-    let mut ratios = Vec::new();
+    let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         load::messaging()?;
-        let eevdf = load::messaging()?.min(load::messaging()?);
+        let eevdf = [load::messaging()?, load::messaging()?];
         let sched = Sched::start(args)?;
         load::messaging()?;
-        let ours = load::messaging()?.min(load::messaging()?);
+        let here = [load::messaging()?, load::messaging()?];
         sched.stop()?;
-        ratios.push(ours / eevdf);
+        ratios.push((here[0] + here[1]) / (eevdf[0] + eevdf[1]));
+        theirs.extend(eevdf);
+        ours.extend(here);
     }
     let (low, high) = (
         ratios.iter().copied().fold(f64::MAX, f64::min),
         ratios.iter().copied().fold(0.0, f64::max),
     );
-    let ratio = median(&mut ratios);
+    let ratio = median(&mut ours) / median(&mut theirs);
     metric(
         &format!("messaging_{name}"),
         &[

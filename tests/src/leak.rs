@@ -1,0 +1,156 @@
+//! What an attached scheduler holds: compared before and after a storm, nothing may stay.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use scx_umcg::runfile::RunFile;
+use umcg::sync::Ordering::Relaxed;
+
+use crate::harness::{Sched, wait_until};
+
+/// A server hears of so many notices by itself, as BATCH_NOTICES says: fewer may wait.
+const UNREAD: u64 = 64;
+/// Kernel memory that caches of the kernel's own may gain.
+const KERNEL_KB: i64 = 4096;
+
+/// One look.
+#[derive(Debug)]
+pub struct Held {
+    records: usize,
+    tasks: usize,
+    unread: u64,
+    fds: usize,
+    threads: usize,
+    agent_kb: i64,
+    maps: u64,
+    kernel_kb: i64,
+    idle_found: u64,
+}
+
+impl Held {
+    /// Looks; the machine should be quiet.
+    pub fn now(sched: &Sched) -> Result<Self> {
+        // Frees what waits for a grace period only; caches of files are not slab's alone.
+        let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+        let file = RunFile::read()?.context("no agent runs")?;
+        let shared = scx_umcg::status::open_shared(&file)?;
+        let records = shared.workers.records();
+        let records = records.iter().filter(|w| w.gen_.load(Relaxed) % 2 == 1);
+        let unread = shared.servers().iter();
+        let unread = unread.map(|s| u64::from(s.unread.load(Relaxed))).max();
+        let proc = format!("/proc/{}", sched.pid());
+        Ok(Self {
+            records: records.count(),
+            tasks: user_threads()?,
+            unread: unread.unwrap_or(0),
+            fds: fs::read_dir(format!("{proc}/fd"))?.count(),
+            threads: fs::read_dir(format!("{proc}/task"))?.count(),
+            agent_kb: field(&format!("{proc}/status"), "VmRSS:")?,
+            maps: maps_memlock()?,
+            kernel_kb: field("/proc/meminfo", "Slab:")? + field("/proc/meminfo", "Percpu:")?,
+            idle_found: sched.counter("idle_found")?,
+        })
+    }
+
+    /// Looks when the agent has started all of its threads.
+    pub fn settled(sched: &Sched) -> Result<Self> {
+        let mut last = Self::now(sched)?;
+        let settled = wait_until(Duration::from_secs(10), || {
+            std::thread::sleep(Duration::from_millis(500));
+            let Ok(now) = Self::now(sched) else {
+                return false;
+            };
+            let same = (now.threads, now.fds) == (last.threads, last.fds);
+            last = now;
+            same
+        });
+        ensure!(settled, "the agent goes on to start threads: {last:?}");
+        Ok(last)
+    }
+
+    /// Fails for whatever is more than it was in `before`.
+    pub fn back_at(&self, before: &Self) -> Result<()> {
+        // A record for each normal thread but the servers: no leak hides in more threads.
+        let grown = |now: usize, was: usize| now.saturating_sub(was);
+        ensure!(
+            grown(self.records, before.records) <= grown(self.tasks, before.tasks),
+            "records leak: {before:?} -> {self:?}"
+        );
+        ensure!(self.unread < UNREAD, "notices stay unread: {self:?}");
+        ensure!(
+            self.fds == before.fds && self.threads == before.threads,
+            "file descriptors or threads leak: {before:?} -> {self:?}"
+        );
+        ensure!(
+            self.agent_kb <= before.agent_kb + 64,
+            "the agent's memory grew: {before:?} -> {self:?}"
+        );
+        ensure!(
+            self.maps == before.maps,
+            "maps grew: {before:?} -> {self:?}"
+        );
+        ensure!(
+            self.kernel_kb <= before.kernel_kb + KERNEL_KB,
+            "kernel memory grew: {before:?} -> {self:?}"
+        );
+        Ok(())
+    }
+
+    /// Fails if, since `before`, idle CPUs were kicked all the time: then the count of
+    /// parked workers is above zero though none is parked.
+    pub fn none_pending_since(&self, before: &Self, seconds: f64) -> Result<()> {
+        let rate = (self.idle_found - before.idle_found) as f64 / seconds;
+        ensure!(
+            rate < 5.0,
+            "parked workers were miscounted: {rate:.1} looks/s on an idle machine"
+        );
+        Ok(())
+    }
+}
+
+fn field(path: &str, name: &str) -> Result<i64> {
+    let text = fs::read_to_string(path)?;
+    let value = text.lines().find_map(|l| l.strip_prefix(name));
+    let value = value.and_then(|v| v.split_whitespace().next());
+    value
+        .with_context(|| format!("{name} in {path}"))?
+        .parse()
+        .context("a number")
+}
+
+/// Threads with memory of their own: what has a record in full mode.
+fn user_threads() -> Result<usize> {
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let named = path.file_name().and_then(|n| n.to_str());
+        if !named.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+            continue;
+        }
+        let exe = fs::read(path.join("cmdline")).unwrap_or_default();
+        if !exe.is_empty() {
+            sum += fs::read_dir(path.join("task")).map_or(0, Iterator::count);
+        }
+    }
+    Ok(sum)
+}
+
+/// `memlock` of all BPF maps of the machine, in bytes.
+fn maps_memlock() -> Result<u64> {
+    use libbpf_rs::MapHandle;
+    let mut sum = 0;
+    for map in libbpf_rs::query::MapInfoIter::default() {
+        // It may be gone by now.
+        let Ok(handle) = MapHandle::from_map_id(map.id) else {
+            continue;
+        };
+        use std::os::fd::AsRawFd;
+        let fd = handle.as_fd().as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+        let value = text.lines().find_map(|l| l.strip_prefix("memlock:"));
+        sum += value.context("memlock")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
+}
