@@ -8,8 +8,8 @@
 //! may leave in any direction when it comes back.
 //!
 //! - *To the book.* A call at the kernel says `Gone`. The thread makes `kernel` even, rouses
-//!   who sleeps there, makes its `home` 0, and then looks at its last word there: RUNNABLE,
-//!   it queues in the book; a wake remembered, it takes it along.
+//!   who sleeps there, makes its `home` 0, and then looks at its last word there: RUNNABLE
+//!   or RUNNING, it queues in the book; a wake remembered, it takes it along.
 //! - *To the kernel.* Only from RUNNING without a slot. A server that runs nobody gives
 //!   its slot in the book up first. IDLE workers stay where they sleep: while `kernel`
 //!   is odd, whoever makes one RUNNABLE lets it go on without a slot
@@ -362,18 +362,19 @@ impl Home {
 
     /// What the kernel says of the calling worker is over: it goes on in the book.
     /// Returns when it is run there, `Some` if its wait is over.
-    fn worker_to_book(&self, me: Id, served: &Served) -> Result<Option<Woken>> {
+    ///
+    /// RUNNING, not only RUNNABLE, means that it is: as BPF ends, it lets all run, with
+    /// no slot. Or the wait had not begun: then it ends early, as if woken.
+    fn worker_to_book(&self, me: Id, served: &Served, deadline_ns: u64) -> Result<Option<Woken>> {
         self.retire(served.number, Some(&served.group));
         let (word, why) = self.to_book(me, Kind::Worker, Some(served));
-        if word.state() != Some(State::Runnable) {
+        if !matches!(word.state(), Some(State::Runnable | State::Running)) {
             return Ok(None);
         }
+        let late = why == intf::umcg_reason_UMCG_R_TIMEDOUT && clock::now() >= deadline_ns;
         self.futex.queue_me(me)?;
         self.move_on(me);
-        Ok(Some(match why {
-            intf::umcg_reason_UMCG_R_TIMEDOUT => Woken::TimedOut,
-            _ => Woken::Woken,
-        }))
+        Ok(Some(if late { Woken::TimedOut } else { Woken::Woken }))
     }
 
     /// A worker that was let go without a slot asks the kernel's servers for one.
@@ -501,11 +502,14 @@ impl Home {
     }
 
     /// `worker` lives elsewhere than the server that wants to run it: one that waits is
-    /// woken, and is listed when it has moved.
+    /// woken, one that sits in the book, RUNNABLE and maybe on nobody's list any more,
+    /// is sent off; it is listed when it has moved.
     fn not_here_yet(&self, worker: Id) -> Error {
         let idle = self.state(worker).is_ok_and(|it| it.state == State::Idle);
         if idle {
             let _ = self.wake(worker);
+        } else {
+            self.futex.send_off(worker.index());
         }
         let kind = if idle {
             ErrorKind::Again
@@ -556,7 +560,7 @@ impl Home {
         if let Some((served, id)) = self.at_kernel(me) {
             match served.group.wait(id, clock_to_machine(deadline_ns)) {
                 Err(error) if lost(&error) => {
-                    if let Some(woken) = self.worker_to_book(me, &served)? {
+                    if let Some(woken) = self.worker_to_book(me, &served, deadline_ns)? {
                         return Ok(woken);
                     }
                 }
@@ -578,7 +582,7 @@ impl Home {
                 match served.group.switch(id, id_at_kernel(theirs), deadline) {
                     Err(error) if lost(&error) => {
                         let _ = self.wake(to);
-                        if let Some(woken) = self.worker_to_book(me, &served)? {
+                        if let Some(woken) = self.worker_to_book(me, &served, deadline_ns)? {
                             return Ok(woken);
                         }
                     }
@@ -605,7 +609,7 @@ impl Home {
         if let Some((served, id)) = self.at_kernel(me) {
             match served.group.yield_now(id) {
                 Err(error) if lost(&error) => {
-                    if self.worker_to_book(me, &served)?.is_some() {
+                    if self.worker_to_book(me, &served, 0)?.is_some() {
                         return Ok(());
                     }
                 }

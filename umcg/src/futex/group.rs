@@ -241,7 +241,7 @@ impl FutexGroup {
     }
 
     /// Lets worker `index`, RUNNABLE, go on without a slot: it goes where it is served.
-    pub(super) fn send_off(&self, index: u32) {
+    pub(crate) fn send_off(&self, index: u32) {
         let id = self.book.id_at(index);
         if let Some(id) = id
             && let Ok(claimed) = self.claim("wait", id, id, 0)
@@ -423,7 +423,7 @@ impl Backend for FutexGroup {
         let now = clock::machine_now();
         let (wait, word) = match edge::begin_wait(worker, now) {
             Begun::Idle(word) => (Some(word), word),
-            Begun::WasWoken | Begun::Wrong(_) => match edge::leave(worker, now, 0) {
+            Begun::WasWoken | Begun::Wrong(_) => match edge::leave_woken(worker, now) {
                 Ok(word) => (None, word),
                 Err(word) => {
                     if edge::unclaim(target.worker, now, target.claim) {
