@@ -96,15 +96,14 @@ impl KernelGroup {
 
     fn run_refused(&self, me: Id, worker: Id, times: u32) -> Result<()> {
         let errno = -self.truth(me.index()).ev_nr.load(Relaxed);
-        let word = Word(self.truth(worker.index()).word.load(Acquire));
         let kind = match errno {
-            libc::EAGAIN if word.state() == Some(State::Idle) => {
+            libc::EAGAIN => {
                 // On its way to a real sleep: it has been woken and comes by the list.
                 self.wake_sleeper(worker);
                 ErrorKind::Again
             }
-            libc::EAGAIN if times < RETRIES => return Ok(()),
-            libc::EAGAIN => ErrorKind::Again,
+            libc::EINTR if times < RETRIES => return Ok(()),
+            libc::EINTR => ErrorKind::Again,
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };

@@ -118,12 +118,9 @@ impl KernelGroup {
                 return self.wait_idle(me, deadline_ns);
             }
             match -truth.ev_nr.load(Relaxed) {
-                libc::EAGAIN => {
-                    if Word(self.truth(to.index()).word.load(Acquire)).state() == Some(State::Idle)
-                    {
-                        break;
-                    }
-                }
+                libc::EINTR => {}
+                // On its way to a real sleep, see below.
+                libc::EAGAIN => break,
                 libc::EPERM => self.yield_slot(me)?,
                 libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
                 errno => {
