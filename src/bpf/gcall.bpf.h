@@ -109,7 +109,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->slot_end_ns = 0;
 	m->slot_v = t->v;
 	m->slot_cpu = t->clock_cpu;
-	desk->op = desk->asleep = 0;
+	desk->op = desk->asleep = desk->poked = 0;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */
 	umcg_xchg(&m->word, m->word & ~(u64)UMCG_F_PENDING);
@@ -192,21 +192,39 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 	return register_with(call, p, t, &tok);
 }
 
+/* A wake of the server itself ends its wait for events, now or next time. */
+static __always_inline s32 poke_server(struct umcg_task *t, struct umcg_group *head,
+				       void *truth, u32 si)
+{
+	void *desks = desks_of(t);
+	struct umcg_desk *desk = desks ? desk_at(desks, si) : NULL;
+
+	if (!desk)
+		return -ENOENT;
+	umcg_xchg(&desk->poked, 1);
+	server_poke(head, truth, desks, si);
+	return UMCG_WAKE_DONE;
+	/* pairs with server_hold(), and with the library's poll() */
+}
+
 static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_task *t)
 {
 	void *truth = t->group ? truth_of(t) : NULL;
 	struct umcg_group *head = truth ? group_head(truth) : NULL;
 	struct umcg_member *m;
 
-	if (!head)
+	/* The caller may have entered another group since. */
+	if (!head || call->cookie != ((u64)t->group_gen << 32 | t->group))
 		return -ENOENT;
 	m = member_by_id(truth, call->target);
 	if (!m)
 		return -ESRCH;
-	if (m->kind != UMCG_M_WORKER)
-		return -EINVAL;
 	if (!bucket_take(head, umcg_now()))
 		return -EBUSY;
+	if (m->kind == UMCG_M_SERVER && call->op == UMCG_CALL_WAKE)
+		return poke_server(t, head, truth, (u32)call->target);
+	if (m->kind != UMCG_M_WORKER)
+		return -EINVAL;
 	if (call->op == UMCG_CALL_WAKE)
 		return member_wake(t->group, (u32)call->target, m, umcg_now());
 	return member_kick(m);
@@ -286,6 +304,23 @@ int umcg_admin(struct umcg_admin_call *call)
 		call->ret = -EINVAL;
 	}
 	return 0;
+}
+
+/* ops.exit, after the last callback: who looks finds that nobody serves them. */
+static __always_inline void groups_end(void)
+{
+	struct umcg_group *head;
+	void *truth;
+	u32 g;
+
+	bpf_for(g, 1, UMCG_MAX_GROUPS) {
+		u32 key = g;
+
+		truth = bpf_map_lookup_elem(&umcg_truths, &key);
+		head = truth ? group_head(truth) : NULL;
+		if (head)
+			WRITE_ONCE(head->epoch, 0);
+	}
 }
 
 /* The new program knows nothing of the group: an ordinary thread again. */

@@ -66,8 +66,7 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 	bool late = s->deadline_ns <= now;
 
 	if (desk && READ_ONCE(desk->asleep) &&
-	    (s->op == UMCG_OP_NONE ? READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) :
-	     !cur))
+	    (s->op == UMCG_OP_NONE ? has_news(desk) : !cur))
 		server_ring(s, desk);
 	if (late && cur) {
 		struct umcg_member *w = member_at(truth, cur);

@@ -137,7 +137,7 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 	     (word_state(word) == UMCG_IDLE && READ_ONCE(w->held))) &&
 	    READ_ONCE(w->gen) == id >> 32)
 		return w;
-	*err = -EAGAIN;
+	*err = -EINTR;
 	umcg_cmpxchg(&w->slot, si, 0);
 	return NULL;
 	/* pairs with worker_hold() and member_blocks() */

@@ -131,6 +131,7 @@ struct umcg_member {
  *   protocol with `queued` and `next` of the workers' desks, indexes are those
  *   of members. BPF pushes and never follows a link. `resync`: a push failed,
  *   or servers changed: walk the truth for RUNNABLE workers that are not queued.
+ * `poked`: set by a wake of the server, which then returns from its wait for events.
  * `asleep` (server): struct umcg_server's sleep protocol: 1 before poll() on the
  *   bell, then look at the list and at truth.cur once more. BPF: xchg -> 0, the
  *   one who gets the 1 rings.
@@ -142,7 +143,7 @@ struct umcg_member {
  */
 struct umcg_desk {
 	u32 op;			/* enum umcg_op */
-	u32 pad0;
+	u32 poked;		/* server: somebody woke the server itself */
 	u64 target;		/* Id */
 	u64 deadline_ns;	/* CLOCK_MONOTONIC; ~0 = none */
 
@@ -158,7 +159,7 @@ struct umcg_desk {
 struct umcg_group {
 	u32 abi;		/* UMCG_ABI */
 	u32 group;
-	u64 epoch;		/* of this load of the scheduler; calls must name it */
+	u64 epoch;		/* of this load of the scheduler; calls must name it; 0 = over */
 	u32 gen;		/* of the group number */
 	u32 capacity;		/* records, header included */
 	u32 flags;		/* enum umcg_group_flags */
@@ -180,7 +181,7 @@ enum umcg_group_flags {
 enum umcg_call_op {
 	UMCG_CALL_REGISTER = 1,		/* token, cookie, target = wanted home -> me */
 	UMCG_CALL_UNREGISTER = 2,
-	UMCG_CALL_WAKE = 3,		/* target; any member thread of the group, or */
+	UMCG_CALL_WAKE = 3,		/* target, cookie = gen << 32 | group; any member, or */
 	UMCG_CALL_KICK = 4,		/* any thread that once gave a token: ATTACH */
 	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick */
 };

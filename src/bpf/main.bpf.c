@@ -231,6 +231,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init)
 
 void BPF_STRUCT_OPS(umcg_exit, struct scx_exit_info *ei)
 {
+	groups_end();
 	UEI_RECORD(uei, ei);
 }
 

@@ -11,7 +11,7 @@
  * Called from: the ops of these names, for members only; unregister.
  * Races:   order of a voluntary switch: yield, dispatch, stopping, enqueue, and
  *          the next one's running. Dispatch may be skipped: then enqueue gives
- *          the slot back, and refuses a hand-over with EAGAIN. hold: see slot.bpf.h. Wake against wait: by the
+ *          the slot back, and refuses a hand-over with EINTR. hold: see slot.bpf.h. Wake against wait: by the
  *          word alone, the second look at it comes after `held` was set.
  * Never:   holds who dies, stops or freezes.
  *
@@ -116,7 +116,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	if (!head || !desk || !m->op)
 		return false;
 	if (m->op == UMCG_OP_RUN) {
-		refuse(m, -EAGAIN);	/* dispatch was skipped: ask again */
+		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
 		return false;
 	}
 	slot_store(m, t);
@@ -124,8 +124,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	if (m->op == UMCG_OP_NEXT)
 		__sync_fetch_and_or(&head->idle, server_bit(t->member));
 	hold(m, now);
-	if (m->op == UMCG_OP_NEXT ? !READ_ONCE(desk->runnable) && !READ_ONCE(desk->resync) :
-	    !!READ_ONCE(m->cur))
+	if (m->op == UMCG_OP_NEXT ? !has_news(desk) : !!READ_ONCE(m->cur))
 		return true;
 	/* pairs with slot_leave(), and with server_poke() after desk_push() */
 	if (!unhold(m))
@@ -175,7 +174,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	if (!op && READ_ONCE(m->slot) && !kick_stands(m))
 		return false;	/* the slot was taken off, or claimed meanwhile */
 	if (op == UMCG_OP_SWITCH && READ_ONCE(m->slot)) {
-		refuse(m, -EAGAIN);	/* dispatch was skipped: ask again */
+		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
 		return false;
 	}
 	if (READ_ONCE(m->slot)) {

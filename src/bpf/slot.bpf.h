@@ -215,6 +215,11 @@ static __always_inline void release_to(struct umcg_member *m)
 	kick_for(m, cpu);
 }
 
+static __always_inline bool has_news(const struct umcg_desk *desk)
+{
+	return READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) || READ_ONCE(desk->poked);
+}
+
 /* Server @si waits for events: has it look at its list. */
 static __always_inline void server_poke(struct umcg_group *head, void *truth,
 					void *desks, u32 si)

@@ -132,6 +132,9 @@ impl Reason {
 /// `Server::next_event`: a worker is RUNNABLE and waits for a server. Every entry into
 /// RUNNABLE is told by `next_event`, also when `run` told it already, unless the worker
 /// was run again before that. So a queue of workers to run is fed from `next_event` alone.
+///
+/// Servers that share such a queue may tell it of one worker in any order: one that it
+/// left its slot, after another one that it may run again. `at_ns` says which is newer.
 #[doc(alias = "umcg_event")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Event {

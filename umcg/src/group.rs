@@ -4,13 +4,14 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::backend::{Backend, Kind};
+use crate::backend::Kind;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Member, Snapshot, Woken};
-use crate::futex::{FutexGroup, sys};
+use crate::futex::sys;
+use crate::home::Home;
 use crate::member::{Server, Worker};
-use crate::mode::{GroupConfig, Mode, Why};
+use crate::mode::{GroupConfig, Mode};
 use crate::tls::{self, Busy};
 
 /// Servers and workers that belong together.
@@ -28,7 +29,7 @@ pub struct Group {
 
 /// What all handles of a process share.
 pub(crate) struct Inner {
-    futex: FutexGroup,
+    home: Home,
 }
 
 impl Group {
@@ -44,11 +45,7 @@ impl Group {
     /// Source: the groups of UMCG's first version (May 2021), `umcg_create_group`.
     #[doc(alias = "umcg_group_create")]
     pub fn create(config: &GroupConfig) -> Result<Self> {
-        let why = match config.futex_only {
-            true => Why::Asked,
-            false => Why::NoDaemon,
-        };
-        Ok(Self::over(FutexGroup::create(config, why)?))
+        Ok(Self::over(Home::create(config)?))
     }
 
     /// The group whose file another process of the same user passed on. Any thread.
@@ -62,38 +59,38 @@ impl Group {
     /// namespace. `Version`: made by another version of the library.
     #[doc(alias = "umcg_group_open")]
     pub fn open(fd: OwnedFd) -> Result<Self> {
-        Ok(Self::over(FutexGroup::open(fd, Why::NoDaemon)?))
+        Ok(Self::over(Home::open(fd)?))
     }
 
-    fn over(futex: FutexGroup) -> Self {
+    fn over(home: Home) -> Self {
         sys::watch_forks();
         // Read here, so that no signal handler is the first to need it.
         clock::offset();
         Self {
-            inner: Arc::new(Inner { futex }),
+            inner: Arc::new(Inner { home }),
         }
     }
 
     /// The group's file, for another process of the same user. Never blocks.
     #[doc(alias = "umcg_group_fd")]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.futex.book().as_fd()
+        self.inner.home.futex.book().as_fd()
     }
 
     /// The name that it was created with.
     pub fn name(&self) -> String {
-        self.inner.futex.book().name()
+        self.inner.home.futex.book().name()
     }
 
     /// The largest index of an id, for tables of one's own.
     pub fn max_members(&self) -> u32 {
-        self.inner.futex.book().max_members()
+        self.inner.home.futex.book().max_members()
     }
 
-    /// How the group is served now; it may change at any time. Never blocks.
+    /// How this process is served now; it may change at any time. Never blocks.
     #[doc(alias = "umcg_group_mode")]
     pub fn mode(&self) -> Mode {
-        self.inner.futex.mode()
+        self.inner.home.mode()
     }
 
     /// The calling thread becomes a server. Its state: NONE -> RUNNING.
@@ -136,7 +133,8 @@ impl Group {
     /// at once. Any thread of any process of the group; async-signal-safe in futex-only
     /// mode; commutes with `wait`.
     ///
-    /// A server that is woken returns from `next_event` with `Again`, now or next time.
+    /// A server that is woken returns from `next_event` with `Again`, now or next time;
+    /// a change of mode may do that, too.
     ///
     /// On a tie with the wait's deadline either may win; a wake that loses is
     /// remembered.
@@ -171,7 +169,7 @@ impl Group {
         {
             return tls::kick_self();
         }
-        self.inner.futex.kick(who)
+        self.inner.home.kick(who)
     }
 
     /// The state of a member, in one consistent piece. Any thread; never blocks. By the
@@ -182,7 +180,7 @@ impl Group {
     /// `NotFound`: no such member.
     #[doc(alias = "umcg_state")]
     pub fn state(&self, who: Id) -> Result<Snapshot> {
-        self.inner.futex.state(who)
+        self.inner.home.state(who)
     }
 
     /// All members. Any thread; not one moment's picture.
@@ -192,7 +190,7 @@ impl Group {
     /// `Gone`: the daemon that kept them is no more.
     #[doc(alias = "umcg_list")]
     pub fn list(&self) -> Result<Vec<Member>> {
-        self.inner.futex.list()
+        self.inner.home.list()
     }
 }
 
@@ -217,61 +215,60 @@ impl Inner {
         if let Some((_, id, _)) = tls::current() {
             return Err(Error::new(ErrorKind::Registered, "register", id.raw()));
         }
-        let signal = self.futex.signal();
+        let signal = self.home.futex.signal();
         if kind == Kind::Worker && signal != 0 {
             sys::set_handler(signal, tls::on_signal)?;
         }
         let _busy = Busy::enter();
-        self.futex
+        self.home
             .register(kind, cookie, &mut |id| tls::sit(self, id, kind))
     }
 
     pub(crate) fn unregister(&self, me: Id) -> Result<()> {
-        self.futex.unregister(me)
+        self.home.unregister(me)
     }
 
     pub(crate) fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
-        self.futex.run(me, worker, deadline_ns)
+        self.home.run(me, worker, deadline_ns)
     }
 
     pub(crate) fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event> {
-        self.futex.next_event(me, deadline_ns)
+        self.home.next_event(me, deadline_ns)
     }
 
     pub(crate) fn wake(&self, who: Id) -> Result<()> {
         let _busy = Busy::enter();
-        self.futex.wake(who)
+        self.home.wake(who)
     }
 
     pub(crate) fn wait(&self, me: Id, deadline_ns: u64) -> Result<Woken> {
         let _busy = Busy::enter();
-        self.futex.wait(me, deadline_ns)
+        self.home.wait(me, deadline_ns)
     }
 
     pub(crate) fn switch(&self, me: Id, to: Id, deadline_ns: u64) -> Result<Woken> {
         let _busy = Busy::enter();
-        self.futex.switch(me, to, deadline_ns)
+        self.home.switch(me, to, deadline_ns)
     }
 
     pub(crate) fn yield_now(&self, me: Id) -> Result<()> {
         let _busy = Busy::enter();
-        self.futex.yield_now(me)
+        self.home.yield_now(me)
     }
 
     /// Async-signal-safe.
     pub(crate) fn kick_self(&self, me: Id) -> Result<()> {
-        self.futex.kick_self(me)
+        self.home.kick_self(me)
     }
 
     /// Async-signal-safe.
     pub(crate) fn is_running(&self, me: Id) -> bool {
-        let state = self.futex.state(me);
-        state.is_ok_and(|it| it.state == crate::word::State::Running)
+        self.home.is_running(me)
     }
 
     /// Whether a kick of `me` stands. Async-signal-safe.
     pub(crate) fn has_request(&self, me: Id) -> bool {
-        self.futex.has_request(me)
+        self.home.futex.has_request(me)
     }
 }
 

@@ -569,7 +569,7 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct umcg_desk {
     pub op: u32_,
-    pub pad0: u32_,
+    pub poked: u32_,
     pub target: u64_,
     pub deadline_ns: u64_,
     pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 40usize]>,
@@ -584,7 +584,7 @@ const _: () = {
     ["Size of umcg_desk"][::std::mem::size_of::<umcg_desk>() - 128usize];
     ["Alignment of umcg_desk"][::std::mem::align_of::<umcg_desk>() - 64usize];
     ["Offset of field: umcg_desk::op"][::std::mem::offset_of!(umcg_desk, op) - 0usize];
-    ["Offset of field: umcg_desk::pad0"][::std::mem::offset_of!(umcg_desk, pad0) - 4usize];
+    ["Offset of field: umcg_desk::poked"][::std::mem::offset_of!(umcg_desk, poked) - 4usize];
     ["Offset of field: umcg_desk::target"][::std::mem::offset_of!(umcg_desk, target) - 8usize];
     ["Offset of field: umcg_desk::deadline_ns"]
         [::std::mem::offset_of!(umcg_desk, deadline_ns) - 16usize];

@@ -42,7 +42,7 @@
 //! A C user finds each item by its C name, for example `umcg_worker`.
 //!
 //! Unsafe code is in few modules: system calls and the mapping (`futex::sys`,
-//! `futex::book`), the calling thread (`tls`), [`clock`] and [`timer`].
+//! `futex::book`, `kernel::sys`, `kernel`), the calling thread (`tls`), [`clock`] and [`timer`].
 
 #![deny(unsafe_code)]
 
@@ -67,6 +67,8 @@ pub mod event;
 pub(crate) mod futex;
 #[cfg(not(loom))]
 pub mod group;
+#[cfg(not(loom))]
+pub(crate) mod home;
 #[cfg(not(loom))]
 pub mod kernel;
 pub mod list;

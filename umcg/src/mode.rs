@@ -30,6 +30,20 @@ pub enum Why {
     Denied,
 }
 
+impl Why {
+    /// By its place in the list above.
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Asked,
+            1 => Self::NoDaemon,
+            2 => Self::DaemonGone,
+            3 => Self::Refused,
+            _ => Self::Denied,
+        }
+    }
+}
+
 impl Mode {
     /// Whether a worker that blocks in the kernel gives its slot back.
     pub const fn detects_blocking(self) -> bool {

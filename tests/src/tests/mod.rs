@@ -9,6 +9,7 @@ mod group;
 mod hammer;
 mod hostile;
 mod kernel;
+mod library;
 mod life;
 mod see;
 mod share;
@@ -102,6 +103,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         decide::TESTS,
         hammer::TESTS,
         group::TESTS,
+        library::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -108,8 +108,8 @@ fn conservation<const SECS: u64>() -> Result<Verdict> {
 }
 
 /// Wall time of messaging as a multiple of EEVDF's in the same boot: `rounds`
-/// interleaved, the better of two runs on each side, the first after each attach
-/// discarded. Median, and recorded.
+/// interleaved, two runs on each side, the first after each attach discarded. The
+/// ratio of the medians over all runs, and the lowest and highest of a round.
 fn messaging_ratio(name: &str, args: &[&str], rounds: usize) -> Result<f64> {
     let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {

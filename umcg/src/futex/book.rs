@@ -31,7 +31,7 @@ use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 pub(crate) const SLOTS: usize = super::mask::BITS;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"umcgbook");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What all need to know.
 #[derive(Debug, Default)]
@@ -60,6 +60,12 @@ pub(crate) struct Header {
     pub(crate) live: Mask,
     /// Slots whose server sleeps for want of news.
     pub(crate) idlers: Mask,
+    /// Odd: a daemon serves the group, each number another one; see [`home`](crate::home).
+    pub(crate) kernel: AtomicU32,
+    /// 0, or since when somebody asks the daemon for a group.
+    pub(crate) entering_ns: AtomicU64,
+    /// What others join the kernel's group with; valid while `kernel` is odd.
+    pub(crate) ticket: [AtomicU64; 4],
 }
 
 /// What a server and the worker that it runs tell each other.
@@ -97,6 +103,8 @@ pub(crate) struct Side {
     pub(crate) slot: AtomicU32,
     /// Times that it was run.
     pub(crate) runs: AtomicU32,
+    /// 0: it lives in these words. Else its record at the kernel, see [`home`](crate::home).
+    pub(crate) home: AtomicU64,
     pub(crate) cookie: AtomicU64,
     pub(crate) pid: AtomicI32,
     pub(crate) tid: AtomicI32,
@@ -308,6 +316,7 @@ impl Book {
             side.stack.store(identity.stack, Relaxed);
             side.slot.store(0, Relaxed);
             side.runs.store(0, Relaxed);
+            side.home.store(0, Relaxed);
             side.asleep.store(0, Relaxed);
             side.kind.store(kind, Release);
             return Ok(Id::new(index, generation.wrapping_add(1)));

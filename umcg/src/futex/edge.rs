@@ -199,12 +199,19 @@ pub(crate) fn start(worker: &Worker, now: u64, claim: Word) -> Option<Word> {
     made.ok().map(|(_, new)| new)
 }
 
-/// RUNNING -> RUNNABLE with `flag`: [`YIELDED`], [`PREEMPTED`], or 0 for one that was
-/// woken while it ran. The worker itself; a remembered wake stays, but for 0, which
-/// uses it up.
+/// RUNNING -> RUNNABLE with `flag`: [`YIELDED`], [`PREEMPTED`], or 0 for one that had no
+/// slot. The worker itself; a remembered wake stays.
 pub(crate) fn leave(worker: &Worker, now: u64, flag: u64) -> Result<Word, Word> {
     debug_assert!(flag == 0 || flag == YIELDED || flag == PREEMPTED);
-    let keep = if flag == 0 { 0 } else { WAKE };
+    leave_with(worker, now, flag, WAKE)
+}
+
+/// RUNNING -> RUNNABLE: a wait that a remembered wake ends, which is used up.
+pub(crate) fn leave_woken(worker: &Worker, now: u64) -> Result<Word, Word> {
+    leave_with(worker, now, 0, 0)
+}
+
+fn leave_with(worker: &Worker, now: u64, flag: u64, keep: u64) -> Result<Word, Word> {
     let made = step(worker, now, |word| {
         (word.state() == Some(State::Running))
             .then_some(State::Runnable as u64 | flag | word.0 & keep)
@@ -305,13 +312,16 @@ mod tests {
     fn leave_keeps_a_remembered_wake_unless_it_is_the_reason() {
         let worker = at(State::Running);
         wake(&worker, 200);
+        assert_eq!(leave(&worker, 201, 0).unwrap().flags(), WAKE);
+        let worker = at(State::Running);
+        wake(&worker, 200);
         assert_eq!(
             leave(&worker, 201, YIELDED).unwrap().flags(),
             YIELDED | WAKE
         );
         let worker = at(State::Running);
         wake(&worker, 200);
-        assert_eq!(leave(&worker, 201, 0).unwrap().flags(), 0);
+        assert_eq!(leave_woken(&worker, 201).unwrap().flags(), 0);
     }
 
     #[test]

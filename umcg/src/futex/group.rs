@@ -172,6 +172,84 @@ impl FutexGroup {
         self.await_run(me, None, u64::MAX).map(|_| ())
     }
 
+    /// The calling thread becomes a member that is RUNNING without a slot: its home is
+    /// decided next.
+    pub(crate) fn admit(&self, kind: Kind, cookie: u64) -> Result<Id> {
+        let id = self.book.take_record(kind_number(kind), cookie)?;
+        let record = &self.book.workers()[id.index() as usize];
+        edge::enter(record, clock::machine_now(), State::Running);
+        Ok(id)
+    }
+
+    /// Worker `me`, RUNNING without a slot, asks for one: listed, returns when it is run.
+    pub(crate) fn queue_me(&self, me: Id) -> Result<()> {
+        self.give_up("register", me, 0, Reason::Rescued)
+    }
+
+    /// Whether worker `me` has no server's slot.
+    pub(crate) fn is_slotless(&self, me: Id) -> bool {
+        let member = self.book.member(me);
+        member.is_some_and(|(_, side)| side.slot.load(Relaxed) == 0)
+    }
+
+    /// Uses a remembered wake of the calling worker up, if there is one.
+    pub(crate) fn take_wake(&self, me: Id) -> bool {
+        let member = self.book.member(me);
+        member.is_some_and(|(worker, _)| edge::consume_wake(worker))
+    }
+
+    /// Server `me` leaves its slot, RUNNING: its workers go to others. False: it runs one.
+    pub(crate) fn try_exit_slot(&self, me: Id) -> bool {
+        let Some((_, side)) = self.book.member(me) else {
+            return false;
+        };
+        let slot = side.slot.load(Relaxed) as usize % self.book.slots().len();
+        let it = &self.book.slots()[slot];
+        if slot != 0 && (it.holds.load(Acquire) != 0 || it.ready.load(Acquire) != 0) {
+            return false;
+        }
+        side.slot.store(0, Relaxed);
+        self.exit_slot(slot, me);
+        true
+    }
+
+    fn exit_slot(&self, slot: usize, me: Id) {
+        if slot == 0 {
+            return;
+        }
+        self.leave_slot(slot, me);
+        if let Some(local) = self.locals.get(slot).and_then(OnceLock::get) {
+            while let Some(index) = local.pop() {
+                if wants_server(edge::load(&self.book.workers()[index as usize])) {
+                    self.list(index);
+                }
+            }
+        }
+        // Those that it was told of and never ran.
+        self.list_orphans(slot);
+    }
+
+    /// Has all servers look who serves the group, which has changed.
+    pub(crate) fn call_servers(&self) {
+        fence(SeqCst);
+        for slot in self.book.header().live.iter() {
+            self.book.slots()[slot].poked.store(1, Release);
+            self.poke(slot);
+        }
+        self.rehome(0);
+        // pairs with list()
+    }
+
+    /// Lets worker `index`, RUNNABLE, go on without a slot: it goes where it is served.
+    pub(crate) fn send_off(&self, index: u32) {
+        let id = self.book.id_at(index);
+        if let Some(id) = id
+            && let Ok(claimed) = self.claim("wait", id, id, 0)
+        {
+            claimed.start();
+        }
+    }
+
     /// Marks worker `who` to be forced off, if it is RUNNING.
     fn request(&self, call: &'static str, who: Id) -> Result<()> {
         let (worker, side) = self.worker(call, who)?;
@@ -214,17 +292,14 @@ impl Backend for FutexGroup {
     }
 
     fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
-        if kind == Kind::Server {
-            let id = self.register_server(cookie)?;
-            told(id);
-            return Ok(id);
-        }
-        let id = self.book.take_record(kind_number(kind), cookie)?;
-        let worker = &self.book.workers()[id.index() as usize];
-        edge::enter(worker, clock::machine_now(), State::Runnable);
+        let id = self.admit(kind, cookie)?;
         told(id);
-        self.list(id.index());
-        let _ = self.await_run(id, None, u64::MAX)?;
+        match kind {
+            Kind::Server => self.enter_slot(id).inspect_err(|_| {
+                let _ = self.unregister(id);
+            })?,
+            Kind::Worker => self.queue_me(id)?,
+        }
         Ok(id)
     }
 
@@ -235,16 +310,7 @@ impl Backend for FutexGroup {
         let server = side.kind.load(Acquire) == kind_number(Kind::Server);
         let (_, word) = edge::exit(worker, clock::machine_now()).ok_or_else(gone)?;
         if server {
-            self.leave_slot(slot, me);
-            if let Some(local) = self.locals.get(slot).and_then(OnceLock::get) {
-                while let Some(index) = local.pop() {
-                    if wants_server(edge::load(&self.book.workers()[index as usize])) {
-                        self.list(index);
-                    }
-                }
-            }
-            // Those that it was told of and never ran.
-            self.list_orphans(slot);
+            self.exit_slot(slot, me);
         } else {
             self.hand_back(slot, me, Reason::Exited, word);
         }
@@ -357,7 +423,7 @@ impl Backend for FutexGroup {
         let now = clock::machine_now();
         let (wait, word) = match edge::begin_wait(worker, now) {
             Begun::Idle(word) => (Some(word), word),
-            Begun::WasWoken | Begun::Wrong(_) => match edge::leave(worker, now, 0) {
+            Begun::WasWoken | Begun::Wrong(_) => match edge::leave_woken(worker, now) {
                 Ok(word) => (None, word),
                 Err(word) => {
                     if edge::unclaim(target.worker, now, target.claim) {

@@ -30,6 +30,10 @@ impl FutexGroup {
         let Some(worker) = self.book.workers().get(index as usize) else {
             return;
         };
+        if header.kernel.load(Acquire) & 1 == 1 {
+            self.send_off(index);
+            return;
+        }
         let home = worker.home.load(Relaxed) as usize % self.book.slots().len();
         let idler = self.take_idler(home);
         let slot = match idler {
@@ -56,7 +60,7 @@ impl FutexGroup {
             if idler.is_none() && owner == slot {
                 self.call_idler();
             }
-        } else if owner != 0 || !header.live.is_empty() {
+        } else if owner != 0 || !header.live.is_empty() || header.kernel.load(Acquire) & 1 == 1 {
             self.rehome(owner);
         }
         // pairs with idle() and leave_slot()

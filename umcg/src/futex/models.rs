@@ -208,3 +208,60 @@ fn loom_list_vs_leave() {
         assert_eq!(group.server.runnable.head.load(Acquire), 0);
     });
 }
+
+/// The two columns at the head of `home.rs`: a wake while its worker moves, to the book
+/// (`home` 1 -> 0) or to the kernel (0 -> 1). What lies at the kernel is a flag here.
+fn home_wake_vs_move(from: u64) {
+    model(move || {
+        let worker = at(State::Running);
+        let kernel = Arc::new(AtomicU32::new(0));
+        let home = Arc::new(crate::sync::AtomicU64::new(from));
+        let (book, flag, place) = (worker.clone(), kernel.clone(), home.clone());
+        let mover = thread::spawn(move || {
+            place.store(1 - from, SeqCst);
+            fence(SeqCst);
+            if from == 1 {
+                if flag.load(Acquire) != 0 {
+                    let _ = edge::wake(&book, 10);
+                }
+                return matches!(edge::begin_wait(&book, 11), Begun::WasWoken);
+            }
+            // The kernel remembers it as any wake; its wait looks there.
+            edge::consume_wake(&book) || flag.load(Acquire) != 0
+        });
+        let wake = |at: u64| match at {
+            0 => drop(edge::wake(&worker, 20)),
+            _ => kernel.store(1, SeqCst),
+        };
+        for _ in 0..2 {
+            let at = home.load(Acquire);
+            wake(at);
+            fence(SeqCst);
+            if home.load(Acquire) == at {
+                break;
+            }
+        }
+        let woken = mover.join().unwrap();
+        let later = match from {
+            1 => edge::load(&worker).state() == Some(State::Runnable),
+            _ => kernel.load(Acquire) != 0,
+        };
+        assert!(
+            woken || later,
+            "the wake was lost: word {:#x}, kernel {}, home {}",
+            worker.word.load(Acquire),
+            kernel.load(Acquire),
+            home.load(Acquire)
+        );
+    });
+}
+
+#[test]
+fn loom_home_wake_vs_move_to_book() {
+    home_wake_vs_move(1);
+}
+
+#[test]
+fn loom_home_wake_vs_move_to_kernel() {
+    home_wake_vs_move(0);
+}

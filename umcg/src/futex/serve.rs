@@ -8,8 +8,7 @@ use super::edge;
 use super::hand::wants_server;
 use super::news::Local;
 use super::park::park;
-use super::reap::{CHECK_NS, kind_number};
-use crate::backend::Kind;
+use super::reap::CHECK_NS;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Reason, runnable_reason};
@@ -167,11 +166,9 @@ impl FutexGroup {
         Err(Error::new(ErrorKind::Full, "register_server", SLOTS as u64))
     }
 
-    pub(super) fn register_server(&self, cookie: u64) -> Result<Id> {
-        let id = self.book.take_record(kind_number(Kind::Server), cookie)?;
-        let slot = self
-            .take_slot(id)
-            .inspect_err(|_| self.book.free_record(id))?;
+    /// Server `id` gets a slot, and with it the workers for whom there was none.
+    pub(crate) fn enter_slot(&self, id: Id) -> Result<()> {
+        let slot = self.take_slot(id)?;
         let side = &self.book.sides()[id.index() as usize];
         side.slot.store(slot as u32, Relaxed);
         self.locals[slot].get_or_init(|| Local::new(self.book.max_members()));
@@ -179,11 +176,11 @@ impl FutexGroup {
         let server = &self.book.servers()[slot];
         server.tid.store(side.tid.load(Relaxed), Relaxed);
         server.asleep.store(0, Relaxed);
-        edge::enter(record, clock::machine_now(), State::Running);
+        edge::set(record, clock::machine_now(), State::Running);
         self.book.header().live.set(slot);
         fence(SeqCst);
         self.rehome(0);
         // pairs with list()
-        Ok(id)
+        Ok(())
     }
 }

@@ -17,8 +17,9 @@ pub mod sys;
 mod server;
 mod worker;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::backend::{Backend, Kind};
@@ -34,6 +35,8 @@ use sys::{Bell, Mapping};
 
 /// Requests in a row that BPF did not see, until it counts as gone.
 pub(crate) const UNSEEN: u32 = 3;
+/// How often a server that sleeps for real looks whether it is served.
+const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
 pub(crate) const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
 
@@ -58,6 +61,20 @@ pub struct KernelGroup {
     full: bool,
     ticket: [u8; 32],
     seats: Vec<Mutex<Seat>>,
+    /// The socket, for polls: it hangs up when the daemon ends.
+    hangs_up: RawFd,
+    over: AtomicBool,
+    /// Whether the group still wants to be served by this; `None`: as long as it lives.
+    wanted: Option<Wanted>,
+}
+
+/// See [`KernelGroup::watch`].
+pub(crate) struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wanted")
+    }
 }
 
 /// Makes a group; `socket` is where the daemon listens.
@@ -93,6 +110,9 @@ fn enter(socket: &Path, request: &Request, call: &'static str) -> Result<KernelG
     let desks = Mapping::new(&desks, bytes(size_of::<Desk>()), 0, true).map_err(os(call))?;
     let futexes = Mapping::new(&futexes, bytes(4), 0, true).map_err(os(call))?;
     let group = KernelGroup {
+        hangs_up: sock.as_raw_fd(),
+        over: AtomicBool::new(false),
+        wanted: None,
         truth,
         desks,
         futexes,
@@ -120,9 +140,59 @@ impl KernelGroup {
         self.ticket
     }
 
-    /// Whether the daemon's BPF still is the one that the group was made with.
+    /// Whether the daemon's BPF still is the one that the group was made with, and
+    /// wanted. No system call.
     pub fn alive(&self) -> bool {
         self.head().epoch.load(Relaxed) == self.epoch
+            && !self.over.load(Relaxed)
+            && self.wanted.as_ref().is_none_or(|wanted| (wanted.0)())
+    }
+
+    /// From now on it also counts as gone when `wanted` says no. Who makes that so calls
+    /// [`rouse`](Self::rouse) afterwards.
+    pub(crate) fn watch(&mut self, wanted: impl Fn() -> bool + Send + Sync + 'static) {
+        self.wanted = Some(Wanted(Box::new(wanted)));
+    }
+
+    /// Ends the real sleeps of all workers, of any process: they look at
+    /// [`alive`](Self::alive) then. Servers look once in [`LOOK_NS`].
+    pub(crate) fn rouse(&self) {
+        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
+        for index in SERVERS + 1..end.min(self.capacity) {
+            let futex = self.futex(index);
+            futex.fetch_add(1, crate::sync::Ordering::SeqCst);
+            sys::futex_wake(futex);
+        }
+        // pairs with idle_again()
+    }
+
+    /// The word of `id`, also when it is no member any more, and why it was listed.
+    pub(crate) fn last_word(&self, id: Id) -> (Word, u32) {
+        let truth = self.truth(id.index());
+        let word = match truth.gen_.load(Acquire) == id.generation() {
+            true => truth.word.load(Acquire),
+            false => 0,
+        };
+        (Word(word), truth.why.load(Relaxed))
+    }
+
+    /// Ends the calling thread's membership, in whatever group of this daemon.
+    pub(crate) fn leave_any(&self) {
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
+        let _ = self.run_call(&mut call, "unregister");
+    }
+
+    /// `call`'s answer for who finds that nobody serves it any more.
+    fn gone(&self, call: &'static str, value: u64) -> Error {
+        Error::new(ErrorKind::Gone, call, value)
+    }
+
+    /// Sleeps on `bell`; the daemon's end is told by its socket.
+    fn sleep(&self, bell: &Bell, deadline_ns: u64) {
+        let until = deadline_ns.min(sys::now_ns().saturating_add(LOOK_NS));
+        if bell.wait(until, self.hangs_up) {
+            self.over.store(true, Relaxed);
+        }
     }
 
     /// Members at most, servers included, are below this index.
@@ -192,7 +262,8 @@ impl KernelGroup {
             epoch: self.epoch,
             token: [0; 2],
             target,
-            cookie: 0,
+            cookie: u64::from(self.head().gen_.load(Relaxed)) << 32
+                | u64::from(self.head().group.load(Relaxed)),
             me: 0,
         }
     }
@@ -221,7 +292,13 @@ impl KernelGroup {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count) = (kind, 1);
         let sock = locked(&self.sock);
-        let (reply, mut fds) = sys::ask(&sock, &request).map_err(os("token"))?;
+        let answer = sys::ask(&sock, &request);
+        if matches!(answer, Err(libc::EAGAIN | libc::ECONNRESET | libc::EPIPE)) {
+            // A reply that comes yet would be taken for the next request's.
+            self.over.store(true, Relaxed);
+            return Err(self.gone("token", 0));
+        }
+        let (reply, mut fds) = answer.map_err(os("token"))?;
         if reply.count == 0 {
             return Err(Error::new(ErrorKind::Version, "token", 0));
         }

@@ -49,7 +49,7 @@ pub struct Truth {
 #[repr(C)]
 pub struct Desk {
     pub op: AtomicU32,
-    pub pad0: AtomicU32,
+    pub poked: AtomicU32,
     pub target: AtomicU64,
     pub deadline_ns: AtomicU64,
     _line0: [u64; 5],
@@ -137,7 +137,7 @@ same_place!(
     umcg_desk,
     [
         op,
-        pad0,
+        poked,
         target,
         deadline_ns,
         runnable,

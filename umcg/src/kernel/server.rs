@@ -27,6 +27,9 @@ impl KernelGroup {
 
     pub(super) fn run_worker(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
         let truth = self.find(me, "run")?;
+        if !self.alive() {
+            return Err(self.gone("run", me.raw()));
+        }
         self.find(worker, "run")?;
         if truth.cur.load(Acquire) != 0 {
             return Err(Error::new(ErrorKind::Again, "run", worker.raw()));
@@ -65,13 +68,16 @@ impl KernelGroup {
             if cur == 0 || truth.gen_.load(Relaxed) != me.generation() {
                 return Ok(());
             }
+            if !self.alive() {
+                return Err(self.gone("run", me.raw()));
+            }
             desk.asleep.store(1, Relaxed);
             fence(SeqCst);
             // pairs with slot_leave() and server_ring()
             if truth.cur.load(Acquire) != 0 {
                 let bell = self.seat(me).bell.clone();
                 match bell {
-                    Some(bell) => bell.wait(until),
+                    Some(bell) => self.sleep(&bell, until),
                     None => sys::yield_cpu(),
                 }
             }
@@ -90,15 +96,14 @@ impl KernelGroup {
 
     fn run_refused(&self, me: Id, worker: Id, times: u32) -> Result<()> {
         let errno = -self.truth(me.index()).ev_nr.load(Relaxed);
-        let word = Word(self.truth(worker.index()).word.load(Acquire));
         let kind = match errno {
-            libc::EAGAIN if word.state() == Some(State::Idle) => {
+            libc::EAGAIN => {
                 // On its way to a real sleep: it has been woken and comes by the list.
                 self.wake_sleeper(worker);
                 ErrorKind::Again
             }
-            libc::EAGAIN if times < RETRIES => return Ok(()),
-            libc::EAGAIN => ErrorKind::Again,
+            libc::EINTR if times < RETRIES => return Ok(()),
+            libc::EINTR => ErrorKind::Again,
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };
@@ -140,6 +145,12 @@ impl KernelGroup {
         let desk = self.desk(me.index());
         let mut unseen = 0;
         loop {
+            if !self.alive() {
+                return Err(self.gone("next_event", me.raw()));
+            }
+            if desk.poked.load(Relaxed) != 0 && desk.poked.swap(0, AcqRel) != 0 {
+                return Err(Error::new(ErrorKind::Again, "next_event", 0));
+            }
             if let Some(event) = self.take_listed(me) {
                 return Ok(event);
             }
@@ -164,12 +175,13 @@ impl KernelGroup {
             // pairs with server_poke()
             if desk.runnable.load(Acquire) == 0
                 && desk.resync.load(Relaxed) == 0
+                && desk.poked.load(Relaxed) == 0
                 && sys::now_ns() < deadline_ns
                 && Word(truth.word.load(Acquire)).state() == Some(State::Idle)
             {
                 let bell = self.seat(me).bell.clone();
                 if let Some(bell) = bell {
-                    bell.wait(deadline_ns);
+                    self.sleep(&bell, deadline_ns);
                 }
             }
             desk.asleep.swap(0, AcqRel);

@@ -209,8 +209,9 @@ impl Bell {
         })
     }
 
-    /// Sleeps until it rings, `deadline_ns` or a signal; then it is silent again.
-    pub fn wait(&self, deadline_ns: u64) {
+    /// Sleeps until it rings, `other` hangs up, `deadline_ns` or a signal; then it is
+    /// silent again. True: `other` has hung up.
+    pub fn wait(&self, deadline_ns: u64, other: RawFd) -> bool {
         let left = deadline_ns.saturating_sub(now_ns());
         let timeout = timespec(left);
         let timeout = if deadline_ns == u64::MAX {
@@ -218,14 +219,16 @@ impl Bell {
         } else {
             &raw const timeout
         };
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
+        let poll = |fd, events| libc::pollfd {
+            fd,
+            events,
             revents: 0,
         };
-        // SAFETY: one pollfd and a timespec (or null) that live through the call.
-        unsafe { libc::ppoll(&raw mut poll, 1, timeout, std::ptr::null()) };
+        let mut polls = [poll(self.fd.as_raw_fd(), libc::POLLIN), poll(other, 0)];
+        // SAFETY: two pollfd and a timespec (or null) that live through the call.
+        unsafe { libc::ppoll(polls.as_mut_ptr(), 2, timeout, std::ptr::null()) };
         self.silence();
+        polls[1].revents & (libc::POLLHUP | libc::POLLERR) != 0
     }
 
     fn silence(&self) {
@@ -263,6 +266,23 @@ pub fn connect(path: &Path) -> Result<OwnedFd, i32> {
     }
     // SAFETY: fd was just made and nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // A daemon that is stopped holds nobody up for longer than this.
+    let patience = libc::timeval {
+        tv_sec: 2,
+        tv_usec: 0,
+    };
+    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        // SAFETY: patience lives through the call and has the size given.
+        unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const patience).cast(),
+                size_of::<libc::timeval>() as libc::socklen_t,
+            )
+        };
+    }
     // SAFETY: addr lives through the call and has the size given.
     let ret = unsafe {
         libc::connect(

@@ -21,6 +21,9 @@ impl KernelGroup {
             if truth.gen_.load(Relaxed) != me.generation() {
                 return Err(Error::new(ErrorKind::Stale, "wait", me.raw()));
             }
+            if !self.alive() {
+                return Err(self.gone("wait", me.raw()));
+            }
             let word = Word(truth.word.load(Acquire));
             if word.state() == Some(State::Running) && truth.slot.load(Acquire) != 0 {
                 return Ok(());
@@ -50,10 +53,16 @@ impl KernelGroup {
             self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline);
             return;
         }
+        if sys::now_ns() >= deadline {
+            // A futex would not put it to sleep, and only an edge tells BPF: held
+            // again, the sweep finds that its time is over.
+            sys::yield_cpu();
+            return;
+        }
         let value = futex.load(SeqCst);
         let word = Word(truth.word.load(SeqCst));
-        // pairs with member_wake() and wake_sleeper()
-        if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 {
+        // pairs with member_wake(), wake_sleeper() and rouse()
+        if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 && self.alive() {
             sys::futex_wait(futex, value, deadline);
         }
     }
@@ -62,6 +71,9 @@ impl KernelGroup {
         let truth = self.find(me, "wait")?;
         let mut unseen = 0;
         loop {
+            if !self.alive() {
+                return Err(self.gone("wait", me.raw()));
+            }
             if deadline_ns == 0 && Word(truth.word.load(Acquire)).flags() & PENDING == 0 {
                 return Ok(Woken::TimedOut);
             }
@@ -106,12 +118,9 @@ impl KernelGroup {
                 return self.wait_idle(me, deadline_ns);
             }
             match -truth.ev_nr.load(Relaxed) {
-                libc::EAGAIN => {
-                    if Word(self.truth(to.index()).word.load(Acquire)).state() == Some(State::Idle)
-                    {
-                        break;
-                    }
-                }
+                libc::EINTR => {}
+                // On its way to a real sleep, see below.
+                libc::EAGAIN => break,
                 libc::EPERM => self.yield_slot(me)?,
                 libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
                 errno => {

@@ -1,4 +1,8 @@
 //! The workers that wait to be run, in the order of a policy.
+//!
+//! Servers that share a queue tell it in any order: one may say that a worker left its
+//! slot after another one was told that the worker may run again. The times of the edges
+//! say which is true: news of an older edge takes nobody out of the queue.
 
 use umcg_policy::{Decide, Facts, Policy, WorkerId};
 
@@ -23,6 +27,8 @@ pub(super) struct Ready {
 #[derive(Clone, Copy, Default)]
 struct Account {
     id: u64,
+    /// The edge to RUNNABLE that it was last queued for.
+    queued_at_ns: u64,
     v: u64,
     run_ns: u64,
     run_at_sleep_ns: u64,
@@ -56,14 +62,18 @@ impl Ready {
     /// `event`'s worker is RUNNABLE.
     pub(super) fn enqueue(&mut self, event: &Event) {
         let facts = self.facts(event);
-        let id = WorkerId(event.worker.index());
-        self.policy.enqueue(id, &facts);
+        let index = event.worker.index();
+        self.workers[index as usize].queued_at_ns = event.at_ns;
+        self.policy.enqueue(WorkerId(index), &facts);
     }
 
     /// `event`'s worker waits for something, or is gone.
     pub(super) fn left(&mut self, event: &Event) {
-        let facts = self.facts(event);
         let index = event.worker.index();
+        if event.at_ns < self.workers[index as usize].queued_at_ns {
+            return;
+        }
+        let facts = self.facts(event);
         match event.reason {
             Reason::Exited => self.policy.remove(WorkerId(index)),
             _ => {
@@ -121,5 +131,43 @@ impl Ready {
             home: 0,
             pid: 0,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn event(worker: Id, reason: Reason, at_ns: u64) -> Event {
+        Event {
+            worker,
+            cookie: 0,
+            reason,
+            tag: 0,
+            at_ns,
+            run_ns: 0,
+            wait_ns: 0,
+        }
+    }
+
+    #[test]
+    fn late_news_of_an_older_wait_takes_nobody_out() {
+        let mut ready = Ready::new("fifo", None, 8).unwrap();
+        let worker = Id::new(3, 1);
+        ready.enqueue(&event(worker, Reason::Woken, 200));
+        ready.left(&event(worker, Reason::Waits, 100));
+        assert_eq!(ready.pick(), Some(worker));
+        ready.left(&event(worker, Reason::Waits, 300));
+        assert_eq!(ready.pick(), None);
+    }
+
+    #[test]
+    fn late_news_of_an_exit_is_not_about_who_has_the_record_now() {
+        let mut ready = Ready::new("fifo", None, 8).unwrap();
+        let (old, new) = (Id::new(3, 1), Id::new(3, 3));
+        ready.enqueue(&event(new, Reason::New, 200));
+        ready.left(&event(old, Reason::Exited, 100));
+        assert_eq!(ready.pick(), Some(new));
     }
 }

@@ -84,8 +84,9 @@ impl Shared {
                     Reason::Preempted => self.stats.preempted.fetch_add(1, Relaxed),
                     _ => 0,
                 };
-                // A RUNNABLE one comes by next_event.
-                if !event.reason.is_runnable() {
+                // A RUNNABLE one comes by next_event, and so does one that was rescued,
+                // unless it runs on: it may be in the queue again already.
+                if !event.reason.is_runnable() && event.reason != Reason::Rescued {
                     self.take_news(mine, &event);
                 }
             }

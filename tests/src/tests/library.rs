@@ -1,0 +1,325 @@
+//! The client library's public calls over the daemon, as nobody.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use umcg::runtime::{Builder, Queue, sleep};
+use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Mode, Reason, Server, Woken};
+
+use super::{Test, full, short};
+use crate::client;
+use crate::harness::{self, Sched, Verdict, metric, wait_until};
+
+pub const TESTS: &[Test] = &[
+    short("vm_group_api_selftest_unprivileged", "group", 5, api),
+    short(
+        "vm_group_runtime_selftest_unprivileged",
+        "group",
+        10,
+        runtime,
+    ),
+    short(
+        "vm_group_two_processes_selftest_unprivileged",
+        "group",
+        5,
+        two_processes,
+    ),
+    short(
+        "vm_group_daemon_restarts_unprivileged",
+        "restart",
+        60,
+        restarts::<3>,
+    ),
+    full(
+        "vm_full_group_daemon_restarts_20",
+        "restart",
+        300,
+        restarts::<20>,
+    ),
+];
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
+    let sched = harness::shared()?;
+    client::spawn(body)?.result(LIMIT)?;
+    let shared = sched.counter("grp_shared")?;
+    ensure!(
+        shared == 0,
+        "{shared} times two running workers of a server"
+    );
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+fn is_kernel(mode: Mode) -> bool {
+    matches!(mode, Mode::Kernel { .. })
+}
+
+/// The next event; none when the last worker has left without one, as one does that
+/// the relief valve had let run.
+fn news_of(server: &mut Server, began: bool) -> Result<Option<Event>> {
+    for _ in 0..100 {
+        match server.next_event(umcg::after(Duration::from_millis(200))) {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                let members = server.group().list()?;
+                if began && members.iter().all(|it| it.id == server.id()) {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Again => {}
+            event => return Ok(Some(event?)),
+        }
+    }
+    anyhow::bail!("nothing for 20 s: {:?}", server.group().list()?)
+}
+
+/// Each call once: a worker that blocks, yields, waits and ends; a wake of the server.
+fn api_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    ensure!(is_kernel(group.mode()), "mode {}", group.mode());
+    let mut server = group.register_server()?;
+    let theirs = group.clone();
+    let thread = std::thread::spawn(move || -> Result<()> {
+        let mut me = theirs.register_worker(77)?;
+        std::thread::sleep(Duration::from_millis(5));
+        me.yield_now()?;
+        ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out");
+        let soon = umcg::after(Duration::from_millis(5));
+        ensure!(me.wait(soon)? == Woken::TimedOut, "woken");
+        Ok(())
+    });
+    let mut reasons = Vec::new();
+    let mut told = Vec::new();
+    let mut woken = false;
+    let limit = umcg::after(Duration::from_secs(20));
+    while !reasons.contains(&Reason::Exited) {
+        let Some(news) = news_of(&mut server, !told.is_empty())? else {
+            break;
+        };
+        ensure!(news.cookie == 77, "{news:?}");
+        told.push(news.reason);
+        let event = server.run(news.worker, limit)?;
+        ensure!(
+            event.cookie == 77 && event.worker == news.worker,
+            "{event:?}"
+        );
+        if event.reason == Reason::Waits && !woken {
+            group.wake(news.worker)?;
+            woken = true;
+        }
+        reasons.push(event.reason);
+    }
+    thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    let blocked = reasons
+        .iter()
+        .any(|it| matches!(it, Reason::Blocked { .. }));
+    ensure!(blocked && reasons.contains(&Reason::Yielded), "{reasons:?}");
+    ensure!(
+        told[0] == Reason::New && told.contains(&Reason::TimedOut),
+        "{told:?}"
+    );
+    group.wake(server.id())?;
+    let error = server.next_event(limit).err().map(|it| it.kind());
+    ensure!(
+        error == Some(ErrorKind::Again),
+        "wake of the server: {error:?}"
+    );
+    let id = server.id();
+    let outside = group.clone();
+    let waker = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        outside.wake(id)
+    });
+    let error = server.next_event(limit).err().map(|it| it.kind());
+    ensure!(
+        error == Some(ErrorKind::Again),
+        "wake of a sleeping server: {error:?}"
+    );
+    waker.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    ensure!(group.list()?.len() == 1, "{:?}", group.list()?);
+    Ok(())
+}
+
+fn api() -> Result<Verdict> {
+    in_client(api_body)
+}
+
+/// A worker of another process, which was passed the group's file.
+fn two_processes_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let file = group.as_fd().try_clone_to_owned()?;
+    let other = client::spawn(move || {
+        let group = Group::open(file)?;
+        ensure!(is_kernel(group.mode()), "mode {}", group.mode());
+        let mut me = group.register_worker(78)?;
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(1));
+            ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out");
+        }
+        Ok(())
+    })?;
+    let mut server = group.register_server()?;
+    let limit = umcg::after(Duration::from_secs(20));
+    let (mut blocked, mut waited) = (0, 0);
+    while let Some(news) = news_of(&mut server, waited > 0)? {
+        match server.run(news.worker, limit)?.reason {
+            Reason::Exited => break,
+            Reason::Blocked { .. } => blocked += 1,
+            Reason::Waits => {
+                waited += 1;
+                group.wake(news.worker)?;
+            }
+            other => ensure!(other == Reason::Preempted, "{other:?}"),
+        }
+    }
+    ensure!(
+        waited > 10 && blocked > 10,
+        "{waited} waits, {blocked} blocks"
+    );
+    other.result(LIMIT)
+}
+
+fn two_processes() -> Result<Verdict> {
+    in_client(two_processes_body)
+}
+
+fn work(number: u64, pause: Duration) -> u64 {
+    let mut sum = 0u64;
+    for round in 0..4 {
+        match round % 2 {
+            0 => sleep(pause),
+            _ => std::thread::sleep(pause),
+        }
+        for i in 0..500 {
+            sum = sum.wrapping_mul(31).wrapping_add(number ^ round ^ i);
+        }
+    }
+    sum
+}
+
+/// One N:M application: its sum, and the right one.
+fn batch(tasks: u64, queue: Queue) -> Result<(u64, Mode)> {
+    let runtime = Builder::new()
+        .servers(2)
+        .policy("fifo")
+        .queue(queue)
+        .build()?;
+    let pause = Duration::from_millis(1);
+    let tasks: Vec<_> = (0..tasks)
+        .map(|n| runtime.spawn(move || work(n, pause)))
+        .collect();
+    let mut sum = 0u64;
+    for task in tasks {
+        sum = sum.wrapping_add(
+            task.join()
+                .map_err(|_| anyhow::anyhow!("a task panicked"))?,
+        );
+    }
+    let mode = runtime.group().mode();
+    runtime.shutdown();
+    Ok((sum, mode))
+}
+
+fn expected(tasks: u64) -> u64 {
+    (0..tasks)
+        .map(|n| work(n, Duration::ZERO))
+        .fold(0, u64::wrapping_add)
+}
+
+fn runtime_body() -> Result<()> {
+    for queue in [Queue::Shared, Queue::PerServer] {
+        let (sum, mode) = batch(40, queue)?;
+        ensure!(sum == expected(40), "{queue:?}: a wrong sum");
+        ensure!(is_kernel(mode), "{queue:?}: mode {mode}");
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<Verdict> {
+    in_client(runtime_body)
+}
+
+/// A word that this process and its children share.
+fn shared_word() -> Result<&'static AtomicU32> {
+    // SAFETY: a fresh shared page, never unmapped, zero, and aligned for anything.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        ensure!(page != libc::MAP_FAILED, "mmap");
+        Ok(&*page.cast::<AtomicU32>())
+    }
+}
+
+/// Runs one N:M application until `stop`, in rounds that each have to be right.
+fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
+    let runtime = Builder::new().servers(2).policy("fifo").build()?;
+    let right = expected(16);
+    let (mut kernel, mut futex) = (0, 0);
+    while stop.load(Ordering::SeqCst) == 0 {
+        let pause = Duration::from_millis(1);
+        let tasks: Vec<_> = (0..16)
+            .map(|n| runtime.spawn(move || work(n, pause)))
+            .collect();
+        let mut sum = 0u64;
+        for task in tasks {
+            sum = sum.wrapping_add(task.join().map_err(|_| anyhow::anyhow!("panicked"))?);
+        }
+        ensure!(
+            sum == right,
+            "round {}: a wrong sum",
+            rounds.load(Ordering::SeqCst)
+        );
+        match is_kernel(runtime.group().mode()) {
+            true => kernel += 1,
+            false => futex += 1,
+        }
+        rounds.fetch_add(1, Ordering::SeqCst);
+    }
+    println!("metric group_restarts_rounds kernel={kernel} futex={futex}");
+    let mode = runtime.group().mode();
+    ensure!(is_kernel(mode), "at the end: mode {mode}");
+    ensure!(kernel > 0 && futex > 0, "kernel {kernel}, futex {futex}");
+    runtime.shutdown();
+    Ok(())
+}
+
+/// The daemon is killed and started again `N` times under a running application.
+fn restarts<const N: u32>() -> Result<Verdict> {
+    let words = (shared_word()?, shared_word()?);
+    let mut sched = Sched::start(&[])?;
+    let app = client::spawn(move || long_application(words.0, words.1))?;
+    let rounds = || words.1.load(Ordering::SeqCst);
+    let go_on = |when: &str| -> Result<()> {
+        let before = rounds();
+        let began = Instant::now();
+        ensure!(
+            wait_until(Duration::from_secs(20), || rounds() > before + 2),
+            "{when}: no round for 20 s"
+        );
+        metric(
+            "group_restart_resume",
+            &[("ms", began.elapsed().as_secs_f64() * 1e3)],
+        );
+        Ok(())
+    };
+    for _ in 0..N {
+        go_on("served")?;
+        sched.signal(libc::SIGKILL);
+        sched.wait(Duration::from_secs(10))?;
+        go_on("killed")?;
+        sched = Sched::start(&[])?;
+    }
+    go_on("served again")?;
+    words.0.store(1, Ordering::SeqCst);
+    app.result(LIMIT)?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
