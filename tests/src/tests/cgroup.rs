@@ -28,6 +28,9 @@ pub const TESTS: &[Test] = &[
         14,
         cpu_max_tiny::<6>,
     ),
+    short("vm_cpuset_changes_lose_nobody", "cgroup", 8, cpusets),
+    timed("vm_cgroup_moves_lose_nobody", "cgroup", 10, moves::<4>),
+    short("vm_cgroup_freezes", "cgroup", 12, freezes),
     full(
         "vm_full_cpu_max_tiny_40s",
         "cgroups",
