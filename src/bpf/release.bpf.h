@@ -79,27 +79,49 @@ __weak int release_done(struct umcg_task *t __arg_nonnull, u64 now, u32 moved, u
 	return 0;
 }
 
+static __always_inline void let_urgent_go(struct task_struct *p,
+					  struct bpf_iter_scx_dsq *it)
+{
+	s32 cpu = scx_bpf_task_cpu(p);
+
+	if (!is_urgent(p) || !scx_bpf_dsq_move___new(it, p, HAND(cpu), 0))
+		return;
+	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
+	kick(cpu, SCX_KICK_IDLE);
+	count(urgent);
+}
+
 /* Of those on queue @dsq: who stops, freezes or dies needs a CPU but for a moment. */
 __weak int urgent_sweep(u64 dsq)
 {
 	int left = READ_ONCE(umcg_urgent_look);
 	struct task_struct *p;
 
+	bpf_rcu_read_lock();	/* the verifier takes it for a part of umcg_init */
 	bpf_for_each(scx_dsq, p, dsq, 0) {
-		s32 cpu;
-
 		if (--left < 0)
 			break;
-		if (!is_urgent(p))
-			continue;
-		cpu = scx_bpf_task_cpu(p);
-		if (!scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
-			continue;
-		WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
-		kick(cpu, SCX_KICK_IDLE);
-		count(urgent);
+		let_urgent_go(p, BPF_FOR_EACH_ITER);
 	}
+	bpf_rcu_read_unlock();
 	return 0;
+}
+
+static __always_inline int release_first(struct bpf_iter_scx_dsq *it, u64 now,
+					 u64 late, bool paid)
+{
+	struct task_struct *p = bpf_iter_scx_dsq_next(it);
+	struct umcg_task *t = p ? task_ctx(p) : NULL;
+	struct umcg_worker *w = t ? worker_rec(t->idx) : NULL;
+	int moved;
+
+	if (!p || !t || !w || (!paid && t->throttled_ns > late))
+		return 0;
+	scx_bpf_dsq_move_set_vtime___new(it, release_prepare(t, now));
+	moved = scx_bpf_dsq_move_vtime___new(it, p, PARK(w->home & (UMCG_MAX_CPUS - 1)),
+					     0);
+	release_done(t, now, moved, paid);
+	return moved;
 }
 
 /*
@@ -109,25 +131,14 @@ __weak int urgent_sweep(u64 dsq)
 __weak int release_one(u32 idx, u64 now, u64 late)
 {
 	bool paid = limit_take(idx, 0, now) > 0;
-	struct umcg_worker *w = NULL;
-	struct umcg_task *t = NULL;
 	struct bpf_iter_scx_dsq it;
-	struct task_struct *p = NULL;
 	int done = 0;
 
+	bpf_rcu_read_lock();	/* as in urgent_sweep() */
 	if (!bpf_iter_scx_dsq_new(&it, THROTTLE(idx), 0))
-		p = bpf_iter_scx_dsq_next(&it);
-	if (p)
-		t = task_ctx(p);
-	if (t)
-		w = worker_rec(t->idx);
-	if (p && w && t && (paid || t->throttled_ns <= late)) {
-		scx_bpf_dsq_move_set_vtime___new(&it, release_prepare(t, now));
-		done = scx_bpf_dsq_move_vtime___new(&it, p,
-						    PARK(w->home & (UMCG_MAX_CPUS - 1)), 0);
-		release_done(t, now, done, paid);
-	}
+		done = release_first(&it, now, late, paid);
 	bpf_iter_scx_dsq_destroy(&it);
+	bpf_rcu_read_unlock();
 	return done;
 }
 

@@ -20,22 +20,32 @@ pub const TESTS: &[Test] = &[
     ),
     timed("vm_cpu_max_is_kept", "cgroup", 16, cpu_max),
     timed("vm_cpu_max_nests", "cgroup", 11, cpu_max_nested),
-    timed("vm_cpu_max_knows_burst", "cgroup", 4, cpu_max_burst),
-    timed("vm_cpu_max_holds_sleepers", "cgroup", 10, cpu_max_sleepers),
     timed(
         "vm_cpu_max_tiny_ejects_nobody",
         "cgroup",
         14,
         cpu_max_tiny::<6>,
     ),
-    short("vm_cpuset_changes_lose_nobody", "cgroup", 8, cpusets),
-    timed("vm_cgroup_moves_lose_nobody", "cgroup", 10, moves::<4>),
     short("vm_cgroup_freezes", "cgroup", 12, freezes),
+    full("vm_full_cpu_max_knows_burst", "cgroups", 10, cpu_max_burst),
+    full(
+        "vm_full_cpu_max_holds_sleepers",
+        "cgroups",
+        25,
+        cpu_max_sleepers,
+    ),
     full(
         "vm_full_cpu_max_tiny_40s",
         "cgroups",
         50,
         cpu_max_tiny::<40>,
+    ),
+    full("vm_full_cpuset_changes_lose_nobody", "cgroups", 12, cpusets),
+    full(
+        "vm_full_cgroup_moves_lose_nobody",
+        "cgroups",
+        40,
+        moves::<30>,
     ),
 ];
 
@@ -410,8 +420,9 @@ fn freezes() -> Result<Verdict> {
             std::thread::sleep(Duration::from_millis(300));
         }
         if i == 0 {
-            let got = cpus(&hogs, Duration::from_secs(1))?;
-            ensure!(got > 0.5, "thawed hogs got {got:.2} CPUs");
+            // One cgroup beside four hogs of the root: a fifth of 2 CPUs.
+            let got = cpus(&hogs, Duration::from_secs(2))?;
+            ensure!(got > 0.2, "thawed hogs got {got:.2} CPUs");
         }
     }
     metric(
