@@ -163,6 +163,15 @@ static __always_inline u32 leave_reason(const struct umcg_member *m)
 	       m->op ? UMCG_R_WAITS : UMCG_R_PREEMPTED;
 }
 
+/*
+ * Let run without a slot, it was still inside its call: what it is listed for is
+ * what the call returns.
+ */
+static __always_inline bool why_stands(const struct umcg_member *m)
+{
+	return m->why == UMCG_R_NEW || m->why == UMCG_R_TIMEDOUT;
+}
+
 /* False: @p goes the way of a worker of the system group. */
 static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member *m,
 					void *truth, s32 cpu, u64 enq_flags, u64 now)
@@ -189,7 +198,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	} else {
 		if (member_edge(m, FROM(UMCG_RUNNING), UMCG_RUNNABLE |
 				(op ? UMCG_F_YIELDED : UMCG_F_PREEMPTED), 0, now, &seen)) {
-			if (m->why != UMCG_R_NEW || !(seen & UMCG_F_RESCUED))
+			if (op || !(seen & UMCG_F_RESCUED) || !why_stands(m))
 				m->why = op ? UMCG_R_YIELDED :
 					 m->kick ? UMCG_R_PREEMPTED : UMCG_R_RESCUED;
 			m->kick = 0;

@@ -225,6 +225,20 @@ fn wait_times_out() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
             let waiter = worker(group, 1, |group, me| {
+                let woken = group.wait(me, sys::now_ns() + 50_000_000)?;
+                ensure!(woken == Woken::TimedOut, "its server was late: {woken:?}");
+                Ok(())
+            });
+            let first = group.next_event(me, u64::MAX)?;
+            let end = group.run(me, first.worker, u64::MAX)?;
+            ensure!(end.reason == Reason::Waits, "{end:?}");
+            // Meanwhile the relief valve lets it run, and it comes back.
+            std::thread::sleep(Duration::from_secs(1));
+            serve(group, me, 1)?;
+            join_all(vec![waiter])
+        })?;
+        with_server(4, |group, me| {
+            let waiter = worker(group, 1, |group, me| {
                 for ms in [1, 5, 20, 100, 300] {
                     let start = sys::now_ns();
                     let end = start + ms * 1_000_000;
