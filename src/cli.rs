@@ -81,6 +81,10 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u32).range(1000..=30_000))]
     pub timeout_ms: u32,
 
+    /// Lift the limits of cgroups (cpu.max) instead of keeping them.
+    #[arg(long)]
+    pub ignore_cpu_max: bool,
+
     /// Print statistics every SECS seconds while running.
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub stats: Option<f64>,

@@ -49,6 +49,11 @@ pub fn calls(name: &str) -> bool {
     field("sched_ext_ops", name)
 }
 
+/// Does this kernel tell a scheduler of `cpu.max`?
+pub fn tells_of_limits() -> bool {
+    calls("cgroup_set_bandwidth")
+}
+
 /// Everything that matters, in the order in which `doctor` prints it.
 pub fn features() -> Vec<Feature> {
     let feature = |name, found, required, note| Feature {
@@ -82,8 +87,8 @@ pub fn features() -> Vec<Feature> {
         feature("task_set_slice", ksym("scx_bpf_task_set_slice"), false, "else slices are written directly"),
         feature("ext server", field("rq", "ext_server"), false,
                 "keeps 5 % of a CPU for normal tasks beside a real-time hog; without it such a hog gets the scheduler ejected"),
-        feature("cgroup bandwidth", field("sched_ext_ops", "cgroup_set_bandwidth"), false,
-                "tells of cpu.max; scx_umcg does not enforce it yet"),
+        feature("cgroup bandwidth", tells_of_limits(), false,
+                "tells of cpu.max; without it full mode is refused where a cgroup has a limit"),
         feature("function tracer", Path::new("/proc/sys/kernel/ftrace_enabled").exists(), true,
                 "the loader of the scx crates needs CONFIG_FUNCTION_TRACER=y"),
     ]);

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod bpf_skel;
+pub mod cgroup;
 pub mod cli;
 pub mod counters;
 pub mod doctor;

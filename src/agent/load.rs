@@ -115,6 +115,7 @@ fn configure(
     rodata.umcg_nr_cpus = nr_cpus as u32;
     rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
     rodata.umcg_partial = args.partial;
+    rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
@@ -130,6 +131,10 @@ fn configure(
 
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
+    // scx_utils would warn of what nobody can change.
+    if !crate::kernel::tells_of_limits() {
+        ops.cgroup_set_bandwidth = std::ptr::null_mut();
+    }
     if !crate::kernel::calls("cgroup_set_idle") {
         ops.cgroup_set_idle = std::ptr::null_mut();
     }

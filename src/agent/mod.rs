@@ -15,6 +15,7 @@ use anyhow::Result;
 use log::{info, warn};
 use scx_utils::{ScxExitKind, UserExitInfo};
 
+use crate::cgroup;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
@@ -43,6 +44,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut total = 0;
     loop {
         kernel::require()?;
+        cgroup::require_no_limit(args)?;
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;
         match loaded.run(args, &stop, total)? {

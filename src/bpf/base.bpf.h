@@ -24,6 +24,8 @@
 #define __TASK_STOPPED 0x00000004
 #define __TASK_TRACED 0x00000008
 #define TASK_DEAD 0x00000080
+#define SIGKILL 9
+#define JOBCTL_URGENT 0x008a0000	/* stop pending, trap stop, trap freeze */
 #define SCHED_BATCH 3
 #define SCHED_IDLE 5
 
@@ -51,6 +53,7 @@ const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 #define PARK(cpu) UMCG_Q(UMCG_Q_PARK, cpu)
 #define HAND(cpu) UMCG_Q(UMCG_Q_HAND, cpu)
 #define SERVER(cpu) UMCG_Q(UMCG_Q_SERVER, cpu)
+#define THROTTLE(group) UMCG_Q(UMCG_Q_THROTTLE, group)
 #define KERNELQ(cpu) UMCG_Q(UMCG_Q_KERNEL, cpu)
 
 struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
@@ -147,6 +150,14 @@ static __always_inline bool is_nohz(s32 cpu)
 static __always_inline bool is_endless(const struct umcg_cpu *c)
 {
 	return umcg_tickless && c->granted_ns == SCX_SLICE_INF;
+}
+
+/* A wait that no order may bring, far below what the watchdog ejects for. */
+static __always_inline u64 relief_budget(void)
+{
+	u64 budget = umcg_timeout_ns / 5;
+
+	return budget < 2000 * NSEC_PER_MSEC ? budget : 2000 * NSEC_PER_MSEC;
 }
 
 static __always_inline bool key_before(u64 a, u64 b)

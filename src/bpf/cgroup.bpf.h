@@ -64,6 +64,16 @@ struct umcg_cgroup {
 	u64 gave;		/* the same two, to its parent */
 	u64 gave_busy;
 	u64 inside;		/* weight that competes in it while it is busy */
+
+	/* line 3: cpu.max, see limit.bpf.h */
+	s64 tokens __attribute__((aligned(64)));	/* CPU time that may be used now */
+	u64 filled_ns;
+	u64 rate;		/* quota / period with 16 more bits, 0 = no limit */
+	u64 cap_ns;		/* quota + burst */
+	u64 urgent_ns;		/* when its waiters were last looked at, see release.bpf.h */
+	u32 limit;		/* the nearest cgroup with a limit, upwards */
+	u32 limit_gen;		/* as of this generation of the limits */
+	u32 queue;		/* THROTTLE(index) exists; it is never destroyed */
 };
 
 struct {
@@ -233,22 +243,23 @@ static __always_inline u32 cgroup_alloc(void)
 	return umcg_fresh_cgroup < UMCG_MAX_CGROUPS ? umcg_fresh_cgroup++ : 0;
 }
 
-static __always_inline void cgroup_record_init(struct cgroup *cgrp,
-				       struct scx_cgroup_init_args *args)
+/* Its record, NULL where there is none. */
+static __always_inline struct umcg_cgroup *
+cgroup_record_init(struct cgroup *cgrp, struct scx_cgroup_init_args *args)
 {
 	u64 id = cgrp->kn->id;
 	struct umcg_cgroup *g;
 	u32 idx, parent;
 
 	if (!cgrp->level)
-		return;
+		return NULL;
 	parent = cgroup_index(cgrp->self.parent->cgroup);
 	idx = cgroup_alloc();
 	g = idx ? cgroup_rec(idx) : NULL;
 	if (!g) {
 		count(cgroup_fail);
 		bpf_map_update_elem(&umcg_cgroup_ids, &id, &parent, BPF_ANY);
-		return;
+		return NULL;
 	}
 	cgroup_give(g, 0, 0);
 	g->parent = parent;
@@ -257,11 +268,15 @@ static __always_inline void cgroup_record_init(struct cgroup *cgrp,
 	g->idle = bpf_core_field_exists(args->sched_idle) && args->sched_idle;
 	g->load = g->own = g->busy = g->below = g->below_busy = 0;
 	g->inside = 100 * LOAD_ONE;
+	g->rate = g->limit_gen = 0;
+	if (!g->queue && !scx_bpf_create_dsq(THROTTLE(idx), -1))
+		g->queue = 1;
 	cgroup_factor(g);
 	g->gen = (g->gen + 1) | 1;
 	__sync_fetch_and_add(&umcg_nr_cgroups, 1);
 	if (bpf_map_update_elem(&umcg_cgroup_ids, &id, &idx, BPF_ANY))
 		count(cgroup_fail);
+	return g;
 }
 
 static __always_inline void cgroup_record_exit(struct cgroup *cgrp)

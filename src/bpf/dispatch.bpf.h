@@ -387,6 +387,10 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	}
 	if (k.c->due && dues_put(cpu, k.now))
 		return;
+	if (w && t->at_user) {
+		w = NULL;	/* it goes to THROTTLE */
+		wants = false;
+	}
 	if (w)
 		forced = request_stands(w) || is_endless(k.c);
 

@@ -61,6 +61,18 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 	c->cur_idx = t->idx;
 }
 
+/* One that waited for tokens banked nothing meanwhile. */
+static __always_inline void running_limited(const struct task_struct *p,
+					    struct umcg_task *t, s32 cpu)
+{
+	t->limit_exec = p->se.sum_exec_runtime;
+	t->at_user = 0;
+	if (!t->throttled_ns)
+		return;
+	t->throttled_ns = 0;
+	place(t, cpu);
+}
+
 /* What the system policy keeps of who runs here. */
 static __always_inline void running_now(struct task_struct *p, struct umcg_task *t,
 					struct umcg_worker *w, struct umcg_cpu *c,
@@ -71,6 +83,8 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	idle_account(c, t);
 	t->parked_ns = 0;
 	t->yielded = 0;
+	if (t->cgroup)
+		running_limited(p, t, cpu);
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
@@ -162,6 +176,8 @@ static __always_inline void stopping_worker(struct task_struct *p,
 		return;
 	t->quiet_ns = quiet_now(c, now);
 	charge(p, t, w, c);
+	if (umcg_limits && t->cgroup)
+		limit_charge(p, t, now);
 	c->cur_idx = 0;
 	if (!runnable)
 		return;
@@ -276,6 +292,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 
 	if (t->counted)
 		cgroup_leave(t);
+	t->soft = p->__state & TASK_INTERRUPTIBLE;
 	burst_end(t, w);
 	if (is_member(t)) {
 		if (!(p->__state & TASK_DEAD)) {
@@ -309,6 +326,10 @@ static __always_inline void edge_tick(struct task_struct *p)
 	c->dispatch_ns = now;	/* this CPU is ours: no higher class holds it */
 	w = worker_rec(c->cur_idx);
 	if (w && request_stands(w)) {
+		scx_bpf_task_set_slice(p, 0);
+		return;
+	}
+	if (umcg_limits && limit_tick(p, now)) {
 		scx_bpf_task_set_slice(p, 0);
 		return;
 	}

@@ -38,6 +38,8 @@ static __always_inline void pending_raise(struct umcg_task *t)
 
 static __always_inline void pending_lower(struct umcg_task *t)
 {
+	if (t->released && umcg_xchg(&t->released, 0))
+		__sync_fetch_and_add(&umcg_pending, -1);
 	if (!t->pending)
 		return;
 	t->pending = 0;

@@ -249,6 +249,10 @@ struct umcg_server {
 	X(kthread_local, "per-CPU kernel threads put in front")			\
 	X(kernel_fair, "tasks run from the kernel-fair queue")			\
 	X(anonymous, "enqueues of tasks without a record")					\
+	X(throttled, "workers that had to wait for their cgroup's cpu.max")	\
+	X(released, "of these, let go when there was time to use again")		\
+	X(throttle_late, "of these, let go unpaid: they had waited too long")	\
+	X(urgent, "waiting workers let go to stop, freeze or die")		\
 	X(cgroup_fail, "cgroups without a record, counted as their parent")	\
 	X(alloc_fail, "records that could not be had")				\
 	X(yields, "voluntary yields of workers")				\
@@ -337,6 +341,7 @@ enum umcg_queue {
 	UMCG_Q_HAND = 2,	/* workers chosen for this CPU */
 	UMCG_Q_SERVER = 3,	/* this CPU's server while it waits */
 	UMCG_Q_KERNEL = 4,	/* kernel-fair: no agent involved */
+	UMCG_Q_THROTTLE = 5,	/* (one per cgroup) workers that wait for its cpu.max */
 };
 
 /* What a task is to the scheduler. */

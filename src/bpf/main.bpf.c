@@ -114,12 +114,13 @@ void BPF_STRUCT_OPS(umcg_set_weight, struct task_struct *p, u32 weight)
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_init, struct cgroup *cgrp,
 			     struct scx_cgroup_init_args *args)
 {
-	cgroup_record_init(cgrp, args);
+	limit_init(cgroup_record_init(cgrp, args), args);
 	return 0;
 }
 
 void BPF_STRUCT_OPS_SLEEPABLE(umcg_cgroup_exit, struct cgroup *cgrp)
 {
+	limit_exit(cgrp);
 	cgroup_record_exit(cgrp);
 }
 
@@ -138,6 +139,15 @@ void BPF_STRUCT_OPS(umcg_cgroup_set_weight, struct cgroup *cgrp, u32 weight)
 
 	if (g)
 		g->weight = weight;
+}
+
+void BPF_STRUCT_OPS(umcg_cgroup_set_bandwidth, struct cgroup *cgrp, u64 period_us,
+		    u64 quota_us, u64 burst_us)
+{
+	struct umcg_cgroup *g = cgroup_own(cgrp);
+
+	if (g)
+		limit_set(g, period_us, quota_us, burst_us);
 }
 
 void BPF_STRUCT_OPS(umcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
@@ -242,6 +252,7 @@ SCX_OPS_DEFINE(umcg_ops,
 	       .cgroup_exit	= (void *)umcg_cgroup_exit,
 	       .cgroup_move	= (void *)umcg_cgroup_move,
 	       .cgroup_set_weight = (void *)umcg_cgroup_set_weight,
+	       .cgroup_set_bandwidth = (void *)umcg_cgroup_set_bandwidth,
 	       .cgroup_set_idle	= (void *)umcg_cgroup_set_idle,
 	       .cpu_online	= (void *)umcg_cpu_online,
 	       .cpu_offline	= (void *)umcg_cpu_offline,

@@ -6,7 +6,8 @@
  *          2. everybody else parks on PARK(home) by key; home is the owner of
  *             its list link for a staged policy, else its CPU;
  *          3. tells the server (staged: of each waiter, keyed: of newcomers);
- *          4. a short wakee that could not preempt leaves a note for the tick.
+ *          4. one whose cgroup has used its time up waits on THROTTLE instead;
+ *          5. a short wakee that could not preempt leaves a note for the tick.
  * State:   umcg_task.parked_ns/pending, umcg_worker.home/key, umcg_cpu.want.
  * Called from: ops.enqueue, with the rq lock.
  * Races:   the insert takes effect after enqueue returns, so a server can stage
@@ -122,6 +123,8 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	if (!w)
 		return;
 	claim_drop(w);
+	if (throttle(p, t, w, cpu, enq_flags, now))
+		return;
 
 	if (t->preempt) {
 		t->preempt = 0;

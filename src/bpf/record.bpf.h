@@ -39,11 +39,17 @@ struct umcg_task {
 	u32 parked_weight;	/* and to parked_weight of parked_cpu */
 	s32 parked_cpu;
 	u32 owe_ns;		/* how much more than LAG it may owe */
+	u32 released;		/* by the timer, from THROTTLE; see limit.bpf.h */
+	u64 limit_exec;		/* se.sum_exec_runtime at the last charge of a limit */
+	u64 throttled_ns;	/* 0 = does not wait for tokens */
+	s64 prepaid_ns;		/* taken from the buckets ahead of its stint */
 	u8 kind;
 	u8 preempt;		/* select_cpu found somebody to preempt */
 	u8 pending;		/* counted in umcg_pending */
 	u8 yielded;
 	u8 rescued;		/* the relief valve moved it */
+	u8 at_user;		/* on its way to user mode: holds no lock of the kernel */
+	u8 soft;		/* its last sleep was interruptible */
 	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
 
 	/* Members of application groups. */

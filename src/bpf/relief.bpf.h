@@ -8,7 +8,10 @@
  *             shortens it, so that all have their turn before the watchdog acts;
  *             a slice without end is ended when somebody waits behind it;
  *          4. now and then, all workers of PARK: who waited for longer than the
- *             budget is moved to HAND and counted as rescued, the oldest first.
+ *             budget, or is to stop, freeze or die, is moved to HAND and counted
+ *             as rescued, the oldest first;
+ *          5. cgroups: samples, and who waits for cpu.max; see cgroup.bpf.h and
+ *             release.bpf.h.
  * State:   umcg_timer; umcg_server.must; HAND queues.
  * Called from: its own bpf_timer (softirq), armed in ops.init and by itself; and
  *          once by the agent, from the CPU where it is to stay.
@@ -27,6 +30,7 @@
 
 #include "edges.bpf.h"
 #include "gsweep.bpf.h"
+#include "release.bpf.h"
 
 #define PERIOD_BUSY_NS (4 * NSEC_PER_MSEC)
 #define PERIOD_IDLE_NS (100 * NSEC_PER_MSEC)
@@ -47,13 +51,6 @@ struct {
 } umcg_timers SEC(".maps");
 
 u32 umcg_timer_cpu;	/* where the callback last ran */
-
-static __always_inline u64 relief_budget(void)
-{
-	u64 budget = umcg_timeout_ns / 5;
-
-	return budget < 2000 * NSEC_PER_MSEC ? budget : 2000 * NSEC_PER_MSEC;
-}
 
 /*
  * Who waits for more than the budget and for more than 3/4 of the longest wait
@@ -88,7 +85,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 			continue;
 		if (parked < oldest)
 			oldest = parked;
-		if (parked > late || moved >= room ||
+		if ((parked > late && !is_urgent(p)) || moved >= room ||
 		    !scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0))
 			continue;
 		t->rescued = 1;
@@ -221,6 +218,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 	WRITE_ONCE(umcg_helpless, helpless);
 	if (umcg_nr_cgroups)
 		cgroups_sweep();
+	if (umcg_limited && limits_sweep(now) && period > PERIOD_BUSY_NS)
+		period = PERIOD_BUSY_NS;
 	if (umcg_nr_groups && groups_sweep(now) && period > PERIOD_BUSY_NS)
 		period = PERIOD_BUSY_NS;
 	bpf_timer_start(&tm->timer, period, 0);

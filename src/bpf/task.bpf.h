@@ -39,6 +39,7 @@ static __always_inline void task_init(struct task_struct *p,
 	}
 	t->gen = w->gen;
 	t->kind = UMCG_K_WORKER;
+	t->at_user = args->fork;
 	if (bpf_core_field_exists(args->cgroup))
 		cgroup_join(t, p, args->cgroup);
 }

@@ -19,6 +19,7 @@
 
 #include "context.bpf.h"
 #include "key.bpf.h"
+#include "limit.bpf.h"
 #include "server.bpf.h"
 
 #define BEATEN_TRIES 8
@@ -103,6 +104,8 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	if (t && (t->kind == UMCG_K_WORKER || t->kind == UMCG_K_GSERVER)) {
 		w = worker_rec(t->idx);
 		t->preempt = 0;
+		if (wakes_throttled(p, t, now))
+			return prev_cpu;
 	}
 
 	if (w && sync_here(p, wake_flags, this_cpu, now)) {

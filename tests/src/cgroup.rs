@@ -59,10 +59,26 @@ impl Cgroup {
             .with_context(|| format!("{value:?} to {}/{file}", self.path.display()))
     }
 
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads one of its files.
+    pub fn get(&self, file: &str) -> Result<String> {
+        fs::read_to_string(self.path.join(file))
+            .with_context(|| format!("{}/{file}", self.path.display()))
+    }
+
     /// Moves a process into it, with all its threads; 0 is the caller.
     pub fn add(&self, pid: i32) -> Result<()> {
         self.set("cgroup.procs", &pid.to_string())
     }
+}
+
+/// Moves a process to the root.
+pub fn leave(pid: i32) -> Result<()> {
+    fs::write(Path::new(ROOT).join("cgroup.procs"), pid.to_string()).context("to the root")
 }
 
 impl Drop for Cgroup {

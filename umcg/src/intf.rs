@@ -249,21 +249,25 @@ pub const umcg_counter_UMCG_C_server_ns: umcg_counter = 38;
 pub const umcg_counter_UMCG_C_kthread_local: umcg_counter = 39;
 pub const umcg_counter_UMCG_C_kernel_fair: umcg_counter = 40;
 pub const umcg_counter_UMCG_C_anonymous: umcg_counter = 41;
-pub const umcg_counter_UMCG_C_cgroup_fail: umcg_counter = 42;
-pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 43;
-pub const umcg_counter_UMCG_C_yields: umcg_counter = 44;
-pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 45;
-pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 46;
-pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 47;
-pub const umcg_counter_UMCG_C_grp_run: umcg_counter = 48;
-pub const umcg_counter_UMCG_C_grp_switch: umcg_counter = 49;
-pub const umcg_counter_UMCG_C_grp_back: umcg_counter = 50;
-pub const umcg_counter_UMCG_C_grp_late: umcg_counter = 51;
-pub const umcg_counter_UMCG_C_grp_requeued: umcg_counter = 52;
-pub const umcg_counter_UMCG_C_grp_refused: umcg_counter = 53;
-pub const umcg_counter_UMCG_C_grp_unheld: umcg_counter = 54;
-pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 55;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 56;
+pub const umcg_counter_UMCG_C_throttled: umcg_counter = 42;
+pub const umcg_counter_UMCG_C_released: umcg_counter = 43;
+pub const umcg_counter_UMCG_C_throttle_late: umcg_counter = 44;
+pub const umcg_counter_UMCG_C_urgent: umcg_counter = 45;
+pub const umcg_counter_UMCG_C_cgroup_fail: umcg_counter = 46;
+pub const umcg_counter_UMCG_C_alloc_fail: umcg_counter = 47;
+pub const umcg_counter_UMCG_C_yields: umcg_counter = 48;
+pub const umcg_counter_UMCG_C_enq_last: umcg_counter = 49;
+pub const umcg_counter_UMCG_C_bad_hint: umcg_counter = 50;
+pub const umcg_counter_UMCG_C_moved_class: umcg_counter = 51;
+pub const umcg_counter_UMCG_C_grp_run: umcg_counter = 52;
+pub const umcg_counter_UMCG_C_grp_switch: umcg_counter = 53;
+pub const umcg_counter_UMCG_C_grp_back: umcg_counter = 54;
+pub const umcg_counter_UMCG_C_grp_late: umcg_counter = 55;
+pub const umcg_counter_UMCG_C_grp_requeued: umcg_counter = 56;
+pub const umcg_counter_UMCG_C_grp_refused: umcg_counter = 57;
+pub const umcg_counter_UMCG_C_grp_unheld: umcg_counter = 58;
+pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 59;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 60;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -312,7 +316,7 @@ pub struct umcg_cpu {
     pub parked_weight: u64_,
     pub due: u64_,
     pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 48usize]>,
-    pub cnt: [u64_; 56usize],
+    pub cnt: [u64_; 60usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -368,12 +372,13 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 192usize];
     ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 200usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 704usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 736usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
 pub const umcg_queue_UMCG_Q_SERVER: umcg_queue = 3;
 pub const umcg_queue_UMCG_Q_KERNEL: umcg_queue = 4;
+pub const umcg_queue_UMCG_Q_THROTTLE: umcg_queue = 5;
 pub type umcg_queue = ::std::os::raw::c_uint;
 pub const umcg_kind_UMCG_K_WORKER: umcg_kind = 0;
 pub const umcg_kind_UMCG_K_SERVER: umcg_kind = 1;

@@ -1,13 +1,13 @@
 //! cpu.weight, cpu.max, cpusets, moves and the freezer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::{Test, timed};
-use crate::cgroup::Cgroup;
-use crate::harness::{Sched, Verdict, metric};
-use crate::load::{Hog, Spinner, shares};
+use super::{Test, full, short, timed};
+use crate::cgroup::{self, Cgroup};
+use crate::harness::{Sched, Verdict, metric, wait_until};
+use crate::load::{self, Hog, Spinner, shares};
 
 pub const TESTS: &[Test] = &[
     timed("vm_cgroup_weights_count", "cgroup", 12, weights),
@@ -17,6 +17,35 @@ pub const TESTS: &[Test] = &[
         "cgroup",
         14,
         weights_over_cpus,
+    ),
+    timed("vm_cpu_max_is_kept", "cgroup", 16, cpu_max),
+    timed("vm_cpu_max_nests", "cgroup", 11, cpu_max_nested),
+    timed(
+        "vm_cpu_max_tiny_ejects_nobody",
+        "cgroup",
+        14,
+        cpu_max_tiny::<6>,
+    ),
+    short("vm_cgroup_freezes", "cgroup", 12, freezes),
+    full("vm_full_cpu_max_knows_burst", "cgroups", 10, cpu_max_burst),
+    full(
+        "vm_full_cpu_max_holds_sleepers",
+        "cgroups",
+        25,
+        cpu_max_sleepers,
+    ),
+    full(
+        "vm_full_cpu_max_tiny_40s",
+        "cgroups",
+        50,
+        cpu_max_tiny::<40>,
+    ),
+    full("vm_full_cpuset_changes_lose_nobody", "cgroups", 12, cpusets),
+    full(
+        "vm_full_cgroup_moves_lose_nobody",
+        "cgroups",
+        40,
+        moves::<30>,
     ),
 ];
 
@@ -112,6 +141,302 @@ fn weights_over_cpus() -> Result<Verdict> {
         &[0.25, 0.75],
     )?;
     drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// CPU seconds per second that all of `hogs` get together.
+fn cpus(hogs: &[Spinner], during: Duration) -> Result<f64> {
+    let began = Instant::now();
+    let got: f64 = shares(hogs, during)?.iter().sum();
+    Ok(got / began.elapsed().as_secs_f64())
+}
+
+fn near(what: &str, got: f64, want: f64) -> Result<()> {
+    metric(what, &[("cpus", got)]);
+    ensure!(
+        (got - want).abs() <= 0.02,
+        "{what}: {:.1} % of a CPU, wanted {:.0} +- 2 %",
+        got * 100.0,
+        want * 100.0
+    );
+    Ok(())
+}
+
+fn hogs_in(cgroup: &Cgroup, n: usize) -> Result<Vec<Spinner>> {
+    let hogs = Hog::default().start_many(n)?;
+    for hog in &hogs {
+        cgroup.add(hog.pid())?;
+    }
+    Ok(hogs)
+}
+
+/// Is the kernel one that tells of limits?
+fn without_limits() -> Option<Verdict> {
+    (!scx_umcg::kernel::tells_of_limits())
+        .then(|| Verdict::Skip("this kernel does not tell of cpu.max".to_owned()))
+}
+
+/// 20 % with one hog, set before the attachment; with eight.
+fn cpu_max() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let limited = Cgroup::new("umcg-max")?;
+    limited.set("cpu.max", "20000 100000")?;
+    let sched = Sched::start(&[])?;
+    let one = hogs_in(&limited, 1)?;
+    std::thread::sleep(Duration::from_secs(1));
+    near("cpu_max_1", cpus(&one, Duration::from_secs(5))?, 0.2)?;
+    drop(one);
+    let eight = hogs_in(&limited, 8)?;
+    std::thread::sleep(Duration::from_secs(1));
+    near("cpu_max_8", cpus(&eight, Duration::from_secs(5))?, 0.2)?;
+    drop(eight);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// a(50 %) { x(20 %): 2 hogs; y: 2 hogs }: x gets 20 %, y the 30 % that are left.
+fn cpu_max_nested() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let sched = Sched::start(&[])?;
+    let a = Cgroup::new("umcg-max")?;
+    let (x, y) = (a.child("x")?, a.child("y")?);
+    a.set("cpu.max", "50000 100000")?;
+    x.set("cpu.max", "20000 100000")?;
+    let mut hogs = hogs_in(&x, 2)?;
+    hogs.extend(hogs_in(&y, 2)?);
+    std::thread::sleep(Duration::from_millis(1500));
+    let began = Instant::now();
+    let got = shares(&hogs, Duration::from_secs(6))?;
+    let wall = began.elapsed().as_secs_f64();
+    let (in_x, in_y) = ((got[0] + got[1]) / wall, (got[2] + got[3]) / wall);
+    metric("cpu_max_nested", &[("x", in_x), ("y", in_y)]);
+    near("cpu_max_outer", in_x + in_y, 0.5)?;
+    ensure!(in_x <= 0.22, "x got {in_x:.3} of a CPU, at most 0.2");
+    ensure!(in_y >= 0.2, "y got {in_y:.3}: its brother took its part");
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// What was not used is there at once: quota and burst, not more.
+fn cpu_max_burst() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let sched = Sched::start(&[])?;
+    let limited = Cgroup::new("umcg-max")?;
+    limited.set("cpu.max", "100000 1000000")?;
+    limited.set("cpu.max.burst", "100000")?;
+    let hogs = Hog::default().start_many(1)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let before = hogs[0].cpu_seconds()?;
+    limited.add(hogs[0].pid())?;
+    std::thread::sleep(Duration::from_secs(1));
+    let got = hogs[0].cpu_seconds()? - before;
+    metric("cpu_max_burst", &[("seconds", got)]);
+    // 0.1 s of quota, 0.1 s of burst, 0.1 s that came meanwhile.
+    ensure!((0.27..=0.33).contains(&got), "got {got:.3} s, wanted 0.3");
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// Threads that sleep all the time are held too, and none of their wakes is lost.
+fn cpu_max_sleepers() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let sched = Sched::start(&[])?;
+    let limited = Cgroup::new("umcg-max")?;
+    limited.set("cpu.max", "30000 100000")?;
+    let used = || -> Result<f64> {
+        let text = limited.get("cpu.stat")?;
+        let usage = text.lines().find_map(|l| l.strip_prefix("usage_usec "));
+        Ok(usage.context("cpu.stat")?.parse::<f64>()? / 1e6)
+    };
+    let script = format!(
+        "echo 0 > {}; exec hackbench -g 2 -l 300 -T",
+        limited.file("cgroup.procs").display()
+    );
+    let (began, before) = (Instant::now(), used()?);
+    load::run(Duration::from_secs(120), &["sh", "-c", &script])?;
+    let wall = began.elapsed().as_secs_f64();
+    let got = (used()? - before) / wall;
+    metric("cpu_max_sleepers", &[("cpus", got), ("seconds", wall)]);
+    ensure!(wall > 1.0, "over after {wall:.2} s: too short to tell");
+    // What the bucket held at the start is on top.
+    ensure!(
+        got <= 0.32 + 0.03 / wall,
+        "hackbench got {got:.3} of a CPU, limit 0.3"
+    );
+    sched.no_ejection()?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// A limit so small that nobody could run in time, then none.
+fn cpu_max_tiny<const SECS: u64>() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let sched = Sched::start(&["--timeout-ms", "3000"])?;
+    let limited = Cgroup::new("umcg-max")?;
+    limited.set("cpu.max", "1000 1000000")?;
+    let hogs = hogs_in(&limited, 8)?;
+    std::thread::sleep(Duration::from_secs(SECS));
+    sched.no_ejection()?;
+    let got = shares(&hogs, Duration::from_secs(3))?;
+    let (sum, least) = (
+        got.iter().sum::<f64>(),
+        got.iter().copied().fold(1.0, f64::min),
+    );
+    metric("cpu_max_tiny", &[("sum", sum), ("least", least)]);
+    ensure!(least > 0.0, "a hog did not run for 3 s: {got:.4?}");
+    ensure!(
+        sum < 0.3,
+        "8 hogs with a limit of 0.1 % got {sum:.3} s of 3 s"
+    );
+    limited.set("cpu.max", "max")?;
+    let mut waits = Vec::new();
+    for hog in &hogs {
+        let (began, before) = (Instant::now(), hog.cpu_seconds()?);
+        let ran = wait_until(Duration::from_secs(1), || {
+            hog.cpu_seconds().is_ok_and(|now| now > before)
+        });
+        ensure!(ran, "a hog waits on 1 s after its limit is gone");
+        waits.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let worst = waits.iter().copied().fold(0.0, f64::max);
+    metric("cpu_max_gone", &[("worst_ms", worst)]);
+    let free = cpus(&hogs, Duration::from_secs(1))?;
+    ensure!(free > 1.6, "8 hogs get {free:.2} CPUs once they are free");
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// The cpuset of a busy cgroup changes; who waits follows.
+fn cpusets() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let set = Cgroup::new("umcg-set")?;
+    let hogs = hogs_in(&set, 4)?;
+    for pid in load::sleepers(4)? {
+        set.add(pid)?;
+    }
+    for round in 0..40 {
+        set.set("cpuset.cpus", ["0", "1", "0-1"][round % 3])?;
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    set.set("cpuset.cpus", "1")?;
+    std::thread::sleep(Duration::from_millis(100));
+    let inside = cpus(&hogs, Duration::from_secs(2))?;
+    metric("cpuset", &[("cpus", inside)]);
+    ensure!(inside <= 1.02, "hogs of one CPU got {inside:.2}");
+    for (i, share) in shares(&hogs, Duration::from_secs(2))?.iter().enumerate() {
+        ensure!(*share > 0.2, "hog {i} got {share:.3} s of 2 s");
+    }
+    sched.no_ejection()?;
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// Members wander between cgroups, a limited one among them, as they run and wait.
+fn moves<const SECS: u64>() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let homes = [
+        Cgroup::new("umcg-a")?,
+        Cgroup::new("umcg-b")?,
+        Cgroup::new("umcg-max")?,
+    ];
+    homes[1].set("cpu.weight", "300")?;
+    homes[2].set("cpu.max", "30000 100000")?;
+    let hogs = Hog::default().start_many(4)?;
+    let mut pids = load::sleepers(4)?;
+    pids.extend(hogs.iter().map(Spinner::pid));
+    let began = Instant::now();
+    let mut moved = 0usize;
+    while began.elapsed() < Duration::from_secs(SECS) {
+        for (i, &pid) in pids.iter().enumerate() {
+            match (moved + i) % 4 {
+                3 => cgroup::leave(pid)?,
+                home => homes[home].add(pid)?,
+            }
+        }
+        moved += 1;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    metric("cgroup_moves", &[("moves", (moved * pids.len()) as f64)]);
+    // Nothing is left counted where it is not: the weights still hold.
+    for (i, hog) in hogs.iter().enumerate() {
+        load::pin(hog.pid(), 0);
+        homes[i % 2].add(hog.pid())?;
+    }
+    let got = parts(&hogs, 4)?;
+    within(
+        "cgroup_weights_after_moves",
+        &[got[0] + got[2], got[1] + got[3]],
+        &[0.25, 0.75],
+    )?;
+    ensure!(
+        sched.counter("edge_illegal")? == 0,
+        "illegal edges: {}",
+        sched.counter("edge_illegal")?
+    );
+    sched.no_ejection()?;
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// A cgroup freezes soon though its members wait: for a CPU (12 turns of 4 ms at a fifth
+/// of 2 CPUs are 120 ms), for tokens.
+fn freezes() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let (busy, limited) = (Cgroup::new("umcg-a")?, Cgroup::new("umcg-max")?);
+    limited.set("cpu.max", "1000 1000000")?;
+    let around = Hog::default().start_many(4)?;
+    let mut worst = [0.0f64; 2];
+    for (i, cgroup) in [&busy, &limited].into_iter().enumerate() {
+        let hogs = hogs_in(cgroup, 12)?;
+        std::thread::sleep(Duration::from_millis(700));
+        for _ in 0..5 {
+            let began = Instant::now();
+            cgroup.set("cgroup.freeze", "1")?;
+            let frozen = wait_until(Duration::from_secs(5), || {
+                cgroup
+                    .get("cgroup.events")
+                    .is_ok_and(|text| text.contains("frozen 1"))
+            });
+            ensure!(frozen, "cgroup {i} is not frozen after 5 s");
+            worst[i] = worst[i].max(began.elapsed().as_secs_f64() * 1e3);
+            let still = cpus(&hogs, Duration::from_millis(200))?;
+            // The last one says that all are frozen a moment before it sleeps.
+            ensure!(still < 0.02, "frozen hogs used {still:.4} CPUs");
+            cgroup.set("cgroup.freeze", "0")?;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        if i == 0 {
+            // One cgroup beside four hogs of the root: a fifth of 2 CPUs.
+            let got = cpus(&hogs, Duration::from_secs(2))?;
+            ensure!(got > 0.2, "thawed hogs got {got:.2} CPUs");
+        }
+    }
+    metric(
+        "freeze",
+        &[("waiting_ms", worst[0]), ("throttled_ms", worst[1])],
+    );
+    ensure!(
+        worst.iter().all(|ms| *ms <= 400.0),
+        "freezing took {worst:.0?} ms, at most 400"
+    );
+    sched.no_ejection()?;
+    drop(around);
     sched.stop()?;
     Ok(Verdict::Ok)
 }
