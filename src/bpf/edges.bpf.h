@@ -66,7 +66,6 @@ static __always_inline void running_limited(const struct task_struct *p,
 					    struct umcg_task *t, s32 cpu)
 {
 	t->limit_exec = p->se.sum_exec_runtime;
-	t->at_user = 0;
 	if (!t->throttled_ns)
 		return;
 	t->throttled_ns = 0;
@@ -83,6 +82,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	idle_account(c, t);
 	t->parked_ns = 0;
 	t->yielded = 0;
+	t->at_user = 0;
 	if (t->cgroup)
 		running_limited(p, t, cpu);
 	clock_move(t, cpu);

@@ -5,7 +5,10 @@
  * Does:    1. enqueue raises umcg_pending, then looks for an idle CPU to kick;
  *          2. a CPU about to sleep looks at umcg_pending after the kernel has
  *             set its idle bit, and kicks itself while it is above zero;
- *          3. the timer looks at idle CPUs once more.
+ *          3. the timer looks at idle CPUs once more;
+ *          4. a CPU about to sleep on its own local queue is kicked: what ENQ_LAST
+ *             put there is seen by 7.x alone. Before, the pick had settled on
+ *             idle, and the task waited for the next interrupt.
  * State:   umcg_pending, umcg_task.pending, umcg_cpu.idle_*.
  * Called from: enqueue, running, quiescent, update_idle, dispatch, timer.
  * Races:   enqueue on A                | CPU B goes idle
@@ -105,7 +108,10 @@ static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,
 	}
 	c->idle_since_ns = now;
 	c->cur_idx = 0;
-	idle_retry(c, cpu);
+	if (scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) > 0)
+		kick(cpu, SCX_KICK_IDLE);
+	else
+		idle_retry(c, cpu);
 }
 
 /* Work conservation, measured: @t waited while the CPU it starts on was idle. */
