@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 
@@ -18,8 +17,8 @@ pub struct Limit {
 
 /// Refuses full mode where it would lift limits unseen: the kernel does not tell of them
 /// (6.16), and some cgroup has one.
-pub fn require_no_limit(args: &RunArgs) -> Result<(), Failure> {
-    if args.partial || args.ignore_cpu_max || kernel::tells_of_limits() {
+pub fn require_no_limit() -> Result<(), Failure> {
+    if kernel::tells_of_limits() {
         return Ok(());
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

@@ -1,5 +1,8 @@
 //! The command line.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand};
 use umcg_policy::Decide;
 
@@ -36,7 +39,7 @@ pub enum Command {
     Doctor {
         /// Explain the thread with this id, of the running instance.
         #[arg(long, value_name = "TID", allow_negative_numbers = true,
-              value_parser = clap::value_parser!(i32).range(1..))]
+              value_parser = within(1_i32, i32::MAX))]
         pid: Option<i32>,
         /// Print JSON.
         #[arg(long, requires = "pid")]
@@ -62,7 +65,7 @@ pub struct RunArgs {
 
     /// CPU time per pick in microseconds (100..=100000), refilled when alone.
     #[arg(long, default_value_t = 4000, value_name = "US",
-          value_parser = clap::value_parser!(u64).range(100..=100_000))]
+          value_parser = within(100_u64, 100_000))]
     pub slice_us: u64,
 
     /// Force a running worker off after so many microseconds while others wait
@@ -72,13 +75,13 @@ pub struct RunArgs {
 
     /// Choices that a server stages per activation (1..=64).
     #[arg(long, default_value_t = 8, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
+          value_parser = within(1_u32, 64))]
     pub stage: u32,
 
     /// The kernel ejects the scheduler when a task waits so long, in
     /// milliseconds (1000..=30000).
     #[arg(long, default_value_t = 10_000, value_name = "MS",
-          value_parser = clap::value_parser!(u32).range(1000..=30_000))]
+          value_parser = within(1000_u32, 30_000))]
     pub timeout_ms: u32,
 
     /// Lift the limits of cgroups (cpu.max) instead of keeping them.
@@ -110,6 +113,34 @@ fn policy(value: &str) -> Result<String, String> {
     umcg_policy::create(value, None, 1)
         .map(|_| value.to_owned())
         .map_err(|e| e.to_string())
+}
+
+/// A number; its error says what is allowed.
+fn within<T>(low: T, high: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |value| match value.parse() {
+        Ok(number) if (low..=high).contains(&number) => Ok(number),
+        _ => Err(format!("{value}: not a whole number within {low}..={high}")),
+    }
+}
+
+/// What clap has to say about wrong arguments, in one sentence and with the next step.
+pub fn sentence(err: &clap::Error) -> String {
+    let text = err.to_string();
+    let said = text
+        .lines()
+        .map(|line| {
+            line.trim()
+                .trim_start_matches("error: ")
+                .trim_start_matches("tip: ")
+        })
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty());
+    let mut said: String = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+    said += "; see `scx_umcg --help`";
+    said
 }
 
 fn quantum(value: &str) -> Result<u64, String> {
@@ -148,15 +179,16 @@ mod tests {
         for (args, value, range) in [
             (["--stage", "300"], "300", "1..=64"),
             (["--slice-us", "99"], "99", "100..=100000"),
+            (["--slice-us", "banana"], "banana", "100..=100000"),
             (["--quantum-us", "50"], "50", "100..=100000"),
             (["--timeout-ms", "30001"], "30001", "1000..=30000"),
             (["--stats", "0"], "0", "0.1..=86400"),
             (["--policy", "fiffo"], "fiffo", "fifo"),
             (["--decide", "both"], "both", "staged"),
         ] {
-            let text = parse(&args).unwrap_err().to_string();
+            let text = sentence(&parse(&args).unwrap_err());
             assert!(
-                text.contains(value) && text.contains(range),
+                text.contains(value) && text.contains(range) && !text.contains('\n'),
                 "{args:?}: {text}"
             );
         }
@@ -172,21 +204,21 @@ mod tests {
         let both = doctor(&["doctor", "--json", "--pid", "7"]).unwrap();
         assert_eq!(both, (Some(7), true));
         for (args, value, allowed) in [
-            (&["doctor", "--pid", "0"][..], "0", "1.."),
-            (&["doctor", "--pid", "-3"], "-3", "1.."),
+            (&["doctor", "--pid", "0"][..], "0", "1..=2147483647"),
+            (&["doctor", "--pid", "-3"], "-3", "1..=2147483647"),
             (
                 &["doctor", "--pid", "99999999999"],
                 "99999999999",
                 "2147483647",
             ),
-            (&["doctor", "--pid", "banana"], "banana", "invalid digit"),
+            (&["doctor", "--pid", "banana"], "banana", "1..=2147483647"),
             (&["doctor", "--pid"], "--pid", "value is required"),
             (&["doctor", "--json"], "--pid", "required"),
             (&["status", "--pid", "1"], "--pid", "unexpected"),
         ] {
-            let text = doctor(args).unwrap_err().to_string();
+            let text = sentence(&doctor(args).unwrap_err());
             assert!(
-                text.contains(value) && text.contains(allowed),
+                text.contains(value) && text.contains(allowed) && !text.contains('\n'),
                 "{args:?}: {text}"
             );
         }
@@ -194,7 +226,12 @@ mod tests {
 
     #[test]
     fn flags_unknown_are_refused() {
-        assert!(parse(&["--polcy", "fair"]).is_err());
+        let text = sentence(&parse(&["--polcy", "fair"]).unwrap_err());
+        let want = "unexpected argument '--polcy' found; a similar argument exists: '--policy'; \
+                    see `scx_umcg --help`";
+        assert_eq!(text, want);
+        let text = sentence(&parse(&["statsu"]).unwrap_err());
+        assert!(text.contains("'status'") && !text.contains('\n'), "{text}");
         assert!(parse(&["--partial", "status"]).is_err());
     }
 }

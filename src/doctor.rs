@@ -4,6 +4,7 @@ pub mod thread;
 
 use anyhow::Result;
 
+use crate::cgroup;
 use crate::exit::Failure;
 use crate::kernel;
 
@@ -26,7 +27,7 @@ pub fn run() -> Result<()> {
     if let Some(seq) = kernel::sched_ext_file("enable_seq") {
         println!("attachments since boot: {seq}");
     }
-    match kernel::require() {
+    match kernel::require().and_then(|()| cgroup::require_no_limit()) {
         Ok(()) => {
             println!("scx_umcg can run here");
             Ok(())

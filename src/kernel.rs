@@ -118,13 +118,49 @@ pub fn require() -> Result<(), Failure> {
             ),
         ));
     }
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if let Some(cpus) = isolated(&cmdline) {
+        let text = format!(
+            "cannot attach: isolcpus={cpus}; the kernel takes no sched_ext scheduler beside isolcpus; \
+             boot without it, nohz_full and cpusets will do"
+        );
+        return Err(Failure::new(Exit::Unsupported, text));
+    }
+    let (cpus, most) = (
+        *scx_utils::NR_CPU_IDS,
+        umcg::intf::umcg_limits_UMCG_MAX_CPUS,
+    );
+    if cpus > most as usize {
+        let text = format!(
+            "cannot load: {cpus} possible CPUs; at most {most}; boot with possible_cpus={most}"
+        );
+        return Err(Failure::new(Exit::Unsupported, text));
+    }
     match attached() {
-        Some(ops) => Err(Failure::new(
-            Exit::Busy,
-            format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first"),
-        )),
+        Some(ops) => Err(busy(&ops)),
         None => Ok(()),
     }
+}
+
+/// The refusal where scheduler `ops` is attached.
+pub fn busy(ops: &str) -> Failure {
+    let text =
+        format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first");
+    Failure::new(Exit::Busy, text)
+}
+
+/// What isolcpus= takes out of the scheduler's domains, if it does: its flags `nohz` and
+/// `managed_irq` alone do not (kernel/sched/isolation.c).
+fn isolated(cmdline: &str) -> Option<&str> {
+    let value = cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("isolcpus="))
+        .next_back()?;
+    let mut flags = value
+        .split(',')
+        .take_while(|part| ["nohz", "domain", "managed_irq"].contains(part))
+        .peekable();
+    (flags.peek().is_none() || flags.any(|flag| flag == "domain")).then_some(value)
 }
 
 /// The name of the scheduler that is attached now.
@@ -132,5 +168,26 @@ pub fn attached() -> Option<String> {
     match sched_ext_file("state").as_deref() {
         None | Some("disabled") => None,
         Some(_) => Some(sched_ext_file("root/ops").unwrap_or_else(|| "unknown".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::isolated;
+
+    #[test]
+    fn isolcpus_counts_where_it_is_about_domains() {
+        for (cmdline, want) in [
+            ("quiet ro", None),
+            ("a=b isolcpus=2", Some("2")),
+            ("isolcpus=1 isolcpus=2-3 x", Some("2-3")),
+            ("isolcpus=nohz,2", None),
+            ("isolcpus=managed_irq,2-4", None),
+            ("isolcpus=nohz,domain,2", Some("nohz,domain,2")),
+            ("isolcpus=all", Some("all")),
+            ("nohz_full=2", None),
+        ] {
+            assert_eq!(isolated(cmdline), want, "{cmdline}");
+        }
     }
 }

@@ -9,12 +9,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use log::error;
-use scx_umcg::cli::{Cli, Command};
+use scx_umcg::cli::{self, Cli, Command};
 use scx_umcg::{agent, doctor, exit, stats, status};
 
 fn main() -> ExitCode {
     exit::plain_panics();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) if err.use_stderr() => {
+            init_log(false);
+            error!("{}", cli::sentence(&err));
+            return ExitCode::from(exit::Exit::Usage as u8);
+        }
+        Err(help) => help.exit(),
+    };
     init_log(cli.run.verbose);
     match dispatch(&cli) {
         Ok(()) => ExitCode::from(exit::Exit::Clean as u8),

@@ -52,6 +52,8 @@ pub struct CpuStatus {
     pub unread: u32,
     /// Choices staged ahead.
     pub staged: usize,
+    /// Speed asked of the frequency governor: its utilisation, in percent.
+    pub perf_pct: u32,
 }
 
 /// A worker, as a person knows it.
@@ -266,6 +268,7 @@ fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64)) -> CpuStatus {
         server: Word(server.word.load(Relaxed)).to_string(),
         unread: server.unread.load(Relaxed),
         staged: server.ring.len_hint(),
+        perf_pct: record.perf.load(Relaxed) * 100 / 1024,
     }
 }
 

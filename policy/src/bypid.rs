@@ -50,6 +50,13 @@ impl Policy for ByPid {
         }
     }
 
+    fn bytes_per_worker(&self) -> usize {
+        match self.decide {
+            Decide::Keyed => 0,
+            Decide::Staged => Heap::BYTES,
+        }
+    }
+
     fn traits(&self) -> Traits {
         Traits {
             decide: self.decide,

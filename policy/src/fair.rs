@@ -61,6 +61,13 @@ impl Policy for Fair {
         "fair"
     }
 
+    fn bytes_per_worker(&self) -> usize {
+        match self.decide {
+            Decide::Keyed => 0,
+            Decide::Staged => Heap::BYTES,
+        }
+    }
+
     fn traits(&self) -> Traits {
         Traits {
             decide: self.decide,

@@ -28,6 +28,10 @@ impl Policy for Fifo {
         "fifo"
     }
 
+    fn bytes_per_worker(&self) -> usize {
+        Queue::BYTES
+    }
+
     fn traits(&self) -> Traits {
         Traits {
             decide: Decide::Staged,

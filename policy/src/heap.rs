@@ -46,6 +46,9 @@ impl Heap {
         }
     }
 
+    /// See [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
+    pub(crate) const BYTES: usize = size_of::<Entry>().next_power_of_two() + size_of::<u32>();
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

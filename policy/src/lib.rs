@@ -213,6 +213,13 @@ pub trait Policy: Send {
     /// What it is and needs.
     fn traits(&self) -> Traits;
 
+    /// Bytes of heap that [`create`] took for each worker of the capacity, each block rounded up
+    /// to a power of two, as buddy allocators do. The agent refuses to start where its locked
+    /// heap cannot hold one instance per CPU.
+    fn bytes_per_worker(&self) -> usize {
+        0
+    }
+
     /// Candidates: RUNNABLE workers that `pick` may return.
     fn len(&self) -> usize;
 

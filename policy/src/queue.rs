@@ -24,6 +24,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    /// See [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
+    pub(crate) const BYTES: usize = size_of::<Link>();
+
     pub(crate) fn new(capacity: u32) -> Self {
         let out = |id| Link { prev: id, next: id };
         Queue {

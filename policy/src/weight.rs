@@ -64,6 +64,10 @@ impl Policy for TestWeight {
         "test-weight"
     }
 
+    fn bytes_per_worker(&self) -> usize {
+        2 // heavy and even
+    }
+
     fn traits(&self) -> Traits {
         Traits {
             staged: false,

@@ -422,9 +422,30 @@ fn allocator_calls_are_counted() {
     assert!(calls >= 3, "new, grown and freed, but counted {calls}");
 }
 
+#[test]
+fn allocated_bytes_are_as_told() {
+    const CAPACITY: u32 = 1 << 16;
+    for name in ["fair", "fifo", "test-pid", "test-weight"] {
+        for decide in [Decide::Keyed, Decide::Staged] {
+            let before = BYTES.get();
+            let Ok(policy) = create(name, Some(decide), CAPACITY) else {
+                continue;
+            };
+            let taken = BYTES.get() - before;
+            let told = policy.bytes_per_worker() as u64 * u64::from(CAPACITY);
+            assert!(
+                (told..told + 1024).contains(&taken),
+                "{name} {decide}: took {taken} bytes, told {told}"
+            );
+        }
+    }
+}
+
 thread_local! {
     // Per thread: the tests of this binary run side by side.
     static CALLS: Cell<u64> = const { Cell::new(0) };
+    /// Allocated, each block rounded up to a power of two.
+    static BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -437,6 +458,7 @@ static ALLOCATOR: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.set(CALLS.get() + 1);
+        BYTES.set(BYTES.get() + layout.size().next_power_of_two() as u64);
         // SAFETY: `layout` is the caller's, as it must be.
         unsafe { System.alloc(layout) }
     }

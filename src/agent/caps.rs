@@ -54,9 +54,18 @@ pub fn drop_unneeded() {
     let Ok(have) = caps::read(None, CapSet::Permitted) else {
         return;
     };
-    let keep: CapsHashSet = keep.intersection(&have).copied().collect();
+    keep_only(&keep.intersection(&have).copied().collect());
+}
+
+/// Keeps none, for the calling thread.
+pub fn drop_all() {
+    keep_only(&caps::CapsHashSet::new());
+}
+
+fn keep_only(keep: &caps::CapsHashSet) {
+    use caps::CapSet;
     for set in [CapSet::Effective, CapSet::Permitted] {
-        if let Err(err) = caps::set(None, set, &keep) {
+        if let Err(err) = caps::set(None, set, keep) {
             warn!("keeps its capabilities: {err}");
             return;
         }

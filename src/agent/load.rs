@@ -47,22 +47,42 @@ fn policy(args: &RunArgs, decide: Decide, capacity: u32) -> Result<Box<dyn Polic
         .map_err(|e| Failure::new(Exit::Usage, e.to_string()).into())
 }
 
-fn possible_cpus() -> Result<usize> {
-    let nr_cpus = *scx_utils::NR_CPU_IDS;
-    let most = umcg::intf::umcg_limits_UMCG_MAX_CPUS as usize;
-    if nr_cpus > most {
-        let text = format!(
-            "cannot load: {nr_cpus} possible CPUs; at most {most}; boot with possible_cpus={most}"
-        );
-        return Err(Failure::new(Exit::Unsupported, text).into());
+/// The heap of scx_rustland_core's allocator, [`HEAP_SPARE`] of it for all else.
+const HEAP: usize = 64 << 20;
+const HEAP_SPARE: usize = 12 << 20;
+
+/// Refuses what would end in the middle, when the locked heap is used up.
+fn require_heap(
+    args: &RunArgs,
+    decide: Decide,
+    nr_cpus: usize,
+    per_worker: usize,
+) -> Result<(), Failure> {
+    let workers = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
+    let each = per_worker * workers as usize + server::HEAP;
+    let most = (HEAP - HEAP_SPARE) / each;
+    if nr_cpus <= most {
+        return Ok(());
     }
-    Ok(nr_cpus)
+    let way = match (args.policy.as_str(), decide) {
+        ("fair", Decide::Keyed) => "",
+        _ => "; --policy fair --decide key needs least",
+    };
+    let text = format!(
+        "cannot load: {nr_cpus} possible CPUs; at most {most} with --policy {} --decide {decide}, \
+         {} KiB of locked heap each; boot with possible_cpus={most}{way}",
+        args.policy,
+        each >> 10
+    );
+    Err(Failure::new(Exit::Unsupported, text))
 }
 
 /// Opens and loads for `args`; nothing changes for the system yet.
 pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Result<Loaded<'a>> {
     let decide = decide(args)?;
-    let nr_cpus = possible_cpus()?;
+    let nr_cpus = *scx_utils::NR_CPU_IDS;
+    let per_worker = policy(args, decide, 1)?.bytes_per_worker();
+    require_heap(args, decide, nr_cpus, per_worker)?;
     try_set_rlimit_infinity();
 
     let mut builder = BpfSkelBuilder::default();
@@ -227,7 +247,7 @@ impl Loaded<'_> {
                 None
             }
         };
-        self.settle(args, ejections)?;
+        let _settled = self.settle(args, ejections)?;
         if let Err(err) = self.move_timer() {
             warn!("the timer may stay on a nohz_full CPU: {err:#}");
         }
@@ -247,8 +267,6 @@ impl Loaded<'_> {
             server.ring();
             server.join();
         }
-        caps::unlock_memory();
-        RunFile::remove();
         if !ejected {
             info!("detached: the kernel's own scheduler runs");
             return Ok(Ended::Asked);
@@ -319,13 +337,14 @@ impl Loaded<'_> {
     }
 
     /// What follows an attachment: no page faults, a way to be found, no spare rights.
-    fn settle(&self, args: &RunArgs, ejections: u64) -> Result<()> {
+    fn settle(&self, args: &RunArgs, ejections: u64) -> Result<Settled> {
         if let Some(value) = RunFile::left_behind() {
             caps::restore_sysctl(&value);
         }
         let nr_cpus = self.shared.nr_cpus;
         let file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
         caps::lock_memory();
+        let settled = Settled;
         if let Err(err) = file.write() {
             warn!("`scx_umcg status` will not find this instance: {err:#}");
         }
@@ -336,7 +355,17 @@ impl Loaded<'_> {
             args.policy,
             self.decide
         );
-        Ok(())
+        Ok(settled)
+    }
+}
+
+/// What [`Loaded::settle`] did to the system; undone however the attachment ends.
+struct Settled;
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        caps::unlock_memory();
+        RunFile::remove();
     }
 }
 
@@ -344,28 +373,9 @@ fn uei_read(skel: &BpfSkel<'_>) -> scx_utils::UserExitInfo {
     scx_utils::uei_read!(skel, uei)
 }
 
-fn isolated_cpus() -> Option<String> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/isolated").ok()?;
-    Some(text.trim().to_owned()).filter(|cpus| !cpus.is_empty())
-}
-
 fn attach_failure(err: anyhow::Error) -> anyhow::Error {
     match crate::kernel::attached() {
-        Some(ops) => Failure::new(
-            Exit::Busy,
-            format!("cannot attach: scheduler {ops:?} is attached; one at a time; stop it first"),
-        )
-        .into(),
-        None => match isolated_cpus() {
-            Some(cpus) => Failure::new(
-                Exit::Unsupported,
-                format!(
-                    "cannot attach: isolcpus={cpus}; the kernel takes no sched_ext scheduler \
-                     beside isolcpus; boot without it, nohz_full and cpusets will do"
-                ),
-            )
-            .into(),
-            None => err.context("cannot attach the scheduler"),
-        },
+        Some(ops) => crate::kernel::busy(&ops).into(),
+        None => err.context("cannot attach the scheduler"),
     }
 }

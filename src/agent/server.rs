@@ -106,6 +106,10 @@ pub fn spawn(server: Server, register: OwnedFd, stop: Arc<AtomicBool>) -> Result
     Ok(Handle { ringer, thread })
 }
 
+/// Bytes of heap that a server takes besides its policy: scratch, and some spare.
+pub const HEAP: usize =
+    umcg::intf::umcg_limits_UMCG_MAX_WORKERS as usize * size_of::<u32>() + (16 << 10);
+
 impl Server {
     /// A server for CPU `me`.
     pub fn new(

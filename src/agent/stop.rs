@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use crossbeam::channel::{self, Receiver};
+
+use super::caps;
 
 /// Asked for once; stays so.
 #[derive(Debug)]
@@ -19,12 +21,19 @@ impl Stop {
         let asked = Arc::new(AtomicBool::new(false));
         let (ring, rung) = channel::bounded(1);
         let flag = asked.clone();
-        ctrlc::set_handler(move || {
-            flag.store(true, Ordering::Release);
-            // Full: it was rung already.
-            let _ = ring.try_send(());
-        })
-        .context("cannot catch SIGINT and SIGTERM")?;
+        // The thread that waits for signals inherits its rights from who starts it.
+        let start = move || {
+            caps::drop_all();
+            ctrlc::set_handler(move || {
+                flag.store(true, Ordering::Release);
+                // Full: it was rung already.
+                let _ = ring.try_send(());
+            })
+        };
+        let started = std::thread::spawn(start).join();
+        started
+            .map_err(|_| anyhow!("the thread that starts the handler panicked"))?
+            .context("cannot catch SIGINT and SIGTERM")?;
         Ok(Self { asked, rung })
     }
 

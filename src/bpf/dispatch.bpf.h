@@ -39,9 +39,10 @@ struct umcg_pick {
 	u64 choice;		/* at the ring's head, when it was last looked at */
 };
 
-static __always_inline void count_choice(struct umcg_pick *k, u32 who)
+/* Of @waiting on one queue, here or elsewhere, one was taken. */
+static __always_inline void count_choice(struct umcg_pick *k, u32 waiting, u32 who)
 {
-	if (k->waiting < 2)
+	if (waiting < 2)
 		return;
 	count_on(k->c, contended);
 	if (who == UMCG_C_staged)
@@ -220,13 +221,13 @@ static __always_inline bool take_here(struct umcg_pick *k)
 		if ((next == NEXT_BOTH && ring_take_this(&k->s->ring, k->choice) &&
 		     scx_bpf_dsq_move_to_local(PARK(k->cpu), 0)) ||
 		    (next == NEXT_CHOICE && take_staged(k, k->cpu))) {
-			count_choice(k, UMCG_C_staged);
+			count_choice(k, k->waiting, UMCG_C_staged);
 			return true;
 		}
 	}
 	if (!scx_bpf_dsq_move_to_local(PARK(k->cpu), 0))
 		return false;
-	count_choice(k, umcg_staged && k->s && server_absent(k->s, k->now) ?
+	count_choice(k, k->waiting, umcg_staged && k->s && server_absent(k->s, k->now) ?
 		     UMCG_C_absent : UMCG_C_by_key);
 	return true;
 }
@@ -274,9 +275,14 @@ static __always_inline bool steal(struct umcg_pick *k)
 		waiting = scx_bpf_dsq_nr_queued(PARK(other));
 		if (waiting <= 0)
 			continue;
-		if ((umcg_staged && waiting > 1 && take_staged(k, other)) ||
-		    scx_bpf_dsq_move_to_local(PARK(other), 0)) {
+		if (umcg_staged && waiting > 1 && take_staged(k, other)) {
 			count_on(k->c, stolen);
+			count_choice(k, waiting, UMCG_C_staged);
+			return true;
+		}
+		if (scx_bpf_dsq_move_to_local(PARK(other), 0)) {
+			count_on(k->c, stolen);
+			count_choice(k, waiting, UMCG_C_by_key);
 			return true;
 		}
 		/* The kernel skips who may not run here and says no more. */
@@ -306,14 +312,16 @@ static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
 /* A neighbour with a longer queue: hogs rotate, so that n of them share fairly. */
 static __always_inline bool rotate(struct umcg_pick *k)
 {
-	s32 other;
+	s32 other, there;
 
 	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
 		return false;
 	other = random_other(k->cpu);
+	there = scx_bpf_dsq_nr_queued(PARK(other));
 	if (!is_longer(k, other) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
 		return false;
 	count_on(k->c, rotated);
+	count_choice(k, there > 0 ? there : 0, UMCG_C_by_key);
 	return true;
 }
 
@@ -352,6 +360,7 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 	if (key_before(key, key_now(prev, t, w, k->now)))
 		return false;
 	count_on(k->c, kept);
+	weight_show(w, k->c, worker_weight(prev, t, w));
 	refill(k->c, prev, worker_slice(w), k->now);
 	return true;
 }

@@ -15,6 +15,7 @@
 #define __UMCG_EDGES_BPF_H
 
 #include "dispatch.bpf.h"
+#include "perf.bpf.h"
 #include "waits.bpf.h"
 
 #define MIN_LEFT_NS (200 * NSEC_PER_USEC)	/* less is not worth a switch */
@@ -47,14 +48,12 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 
 /* What wakers on other CPUs read when they ask whom they could preempt. */
 static __always_inline void publish_current(struct umcg_cpu *c,
-					    struct umcg_task *t,
-					    struct umcg_worker *w, u32 weight,
-					    u64 now)
+					    const struct umcg_task *t,
+					    const struct umcg_worker *w, u64 now)
 {
 	c->cur_v = t->v + bias_of(w);
 	c->cur_start_ns = now;
 	c->cur_quiet_ns = t->quiet_ns;
-	c->cur_weight = weight;
 	c->cur_avg_ns = t->avg_ns;
 	c->cur_burst_ns = t->burst_ns;
 	c->cur_class = w->class_;
@@ -79,7 +78,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 {
 	u32 weight;
 
-	idle_account(c, t);
+	idle_account(p, c, t, cpu, now);
 	t->parked_ns = 0;
 	t->yielded = 0;
 	t->at_user = 0;
@@ -89,8 +88,8 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
 	weight = worker_weight(p, t, w);
-	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
-	publish_current(c, t, w, weight, now);
+	weight_show(w, c, weight);
+	publish_current(c, t, w, now);
 }
 
 static __always_inline void running_worker(struct task_struct *p,
@@ -324,6 +323,7 @@ static __always_inline void edge_tick(struct task_struct *p)
 		return;
 	now = umcg_now();
 	c->dispatch_ns = now;	/* this CPU is ours: no higher class holds it */
+	perf_update(cpu, now, PERF_TICK_NS);
 	w = worker_rec(c->cur_idx);
 	if (w && request_stands(w)) {
 		scx_bpf_task_set_slice(p, 0);

@@ -27,6 +27,7 @@
 #include "record.bpf.h"
 
 #define IDLE_TRIES 4
+#define IDLE_LOOK 8	/* other CPUs, when one starts that had waited */
 
 static __always_inline void pending_raise(struct umcg_task *t)
 {
@@ -103,7 +104,9 @@ static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,
 	if (!idle) {
 		c->idle_start_ns = c->idle_since_ns;
 		c->idle_end_ns = now;
-		c->idle_since_ns = 0;
+		if (c->idle_since_ns)
+			c->idle_ns += now - c->idle_since_ns;
+		WRITE_ONCE(c->idle_since_ns, 0);
 		return;
 	}
 	c->idle_since_ns = now;
@@ -114,21 +117,59 @@ static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,
 		idle_retry(c, cpu);
 }
 
-/* Work conservation, measured: @t waited while the CPU it starts on was idle. */
-static __always_inline void idle_account(struct umcg_cpu *c, struct umcg_task *t)
+static __always_inline void idle_beside(struct umcg_cpu *c, u64 ns)
+{
+	count_add(c, idle_work_ns, ns);
+	if (ns > c->max_idle_work_ns)
+		c->max_idle_work_ns = ns;
+}
+
+/* CPUs that are idle still, and have been while @p waited. */
+__weak int idle_elsewhere(struct task_struct *p __arg_trusted, s32 cpu, u64 from,
+			  u64 now)
+{
+	s32 other = cpu;
+	int i;
+
+	bpf_for(i, 0, IDLE_LOOK) {
+		u64 since;
+
+		if (++other >= umcg_nr_cpus)
+			other = 0;
+		if (other == cpu)
+			break;
+		since = READ_ONCE(cpu_rec(other)->idle_since_ns);
+		if (!since || cpu_rec(other)->offline ||
+		    !bpf_cpumask_test_cpu(other, p->cpus_ptr))
+			continue;
+		if (since < from)
+			since = from;
+		if (since < now)
+			idle_beside(cpu_rec(cpu), now - since);
+	}
+	return 0;
+}
+
+/*
+ * Work conservation, measured: @p waited while the CPU it starts on, or one
+ * that it might have started on, was idle.
+ */
+static __always_inline void idle_account(struct task_struct *p, struct umcg_cpu *c,
+					 struct umcg_task *t, s32 cpu, u64 now)
 {
 	u64 from = t->parked_ns, start = c->idle_start_ns, end = c->idle_end_ns;
 
 	c->idle_start_ns = 0;
-	if (!from || !start)
+	if (!from)
+		return;
+	if (p->nr_cpus_allowed > 1 && !p->migration_disabled)
+		idle_elsewhere(p, cpu, from, now);
+	if (!start)
 		return;
 	if (from < start)
 		from = start;
-	if (end <= from)
-		return;
-	count_add(c, idle_work_ns, end - from);
-	if (end - from > c->max_idle_work_ns)
-		c->max_idle_work_ns = end - from;
+	if (end > from)
+		idle_beside(c, end - from);
 }
 
 #endif /* __UMCG_IDLE_BPF_H */

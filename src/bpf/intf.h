@@ -243,7 +243,7 @@ struct umcg_server {
 	X(kick_idle, "idle CPUs kicked for a parked worker")			\
 	X(idle_retry, "CPUs that looked again before they went idle")		\
 	X(idle_found, "idle CPUs that the timer found while workers were parked")		\
-	X(idle_work_ns, "time idle while a worker that then ran here waited")	\
+	X(idle_work_ns, "time CPUs were idle while a worker allowed there waited")	\
 	X(busy_ns, "time that workers ran")					\
 	X(server_ns, "time that servers ran")					\
 	X(kthread_local, "per-CPU kernel threads put in front")			\
@@ -314,6 +314,7 @@ struct umcg_cpu {
 	u64 idle_since_ns;	/* 0 = busy */
 	u64 idle_start_ns;	/* the last idle period, until somebody ran after it */
 	u64 idle_end_ns;
+	u64 idle_ns;		/* all idle periods that have ended */
 	u64 picked_ns;
 	u64 granted_ns;		/* of CPU time since then, refills included */
 	u64 dispatch_ns;	/* last ops.dispatch */
@@ -327,6 +328,8 @@ struct umcg_cpu {
 	u32 offline;
 	u32 hand;		/* 0 = HAND holds nobody; see take_hand() */
 	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
+	u32 perf;		/* told the frequency governor: of 1024 */
+	u32 pad0;
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
 	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */

@@ -58,6 +58,14 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 	return t->cgroup ? cgroup_scale(t, weight) : weight;
 }
 
+/* What readers and wakers see: the weight that is used from now on. */
+static __always_inline void weight_show(struct umcg_worker *w, struct umcg_cpu *c,
+					u32 weight)
+{
+	w->weight = weight > WEIGHT_ONE ? weight / WEIGHT_ONE : 1;
+	c->cur_weight = weight;
+}
+
 /* CPU time in virtual time: a worker of nice 0 in the root needs as much. */
 static __always_inline u64 weighted(u64 ns, u32 weight)
 {

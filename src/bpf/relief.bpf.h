@@ -7,6 +7,7 @@
  *          3. the quantum: a forced preemption of who ran longer; a crowd
  *             shortens it, so that all have their turn before the watchdog acts;
  *             a slice without end is ended when somebody waits behind it;
+ *             the utilisation of CPUs without a tick;
  *          4. now and then, all workers of PARK: who waited for longer than the
  *             budget, or is to stop, freeze or die, is moved to HAND and counted
  *             as rescued, the oldest first;
@@ -184,6 +185,7 @@ static __noinline int sweep_cpu(s32 cpu, u64 now)
 	quantum_sweep(c, cpu, now);
 	endless_sweep(c, cpu);
 	relief_sweep(cpu, now);
+	perf_update(cpu, now, PERF_TIMER_NS);
 	if (is_helpless(c, cpu, now))
 		return SWEEP_BUSY | SWEEP_HELPLESS;
 	if (!c->idle_since_ns)

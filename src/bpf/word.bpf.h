@@ -70,6 +70,7 @@ static __always_inline u64 word_move(u64 *word, u64 *since_ns, u32 from,
 		}
 		count(word_race);
 		old = seen;
+		since = READ_ONCE(*since_ns);
 	}
 
 	if (unlikely(!(from & FROM(word_state(old) & 7)))) {

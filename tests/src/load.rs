@@ -87,8 +87,8 @@ fn sleeper() -> Result<i32> {
     Ok(pid)
 }
 
-/// A process on `cpu` that runs for `work`, sleeps for a microsecond, and so on.
-pub fn napper(cpu: usize, nice: i32, work: Duration) -> Result<i32> {
+/// A process on `cpu` that runs for `work`, sleeps for `rest`, and so on.
+pub fn napper(cpu: usize, nice: i32, work: Duration, rest: Duration) -> Result<Spinner> {
     // SAFETY: the child only spins and sleeps.
     let pid = unsafe { libc::fork() };
     ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
@@ -105,11 +105,11 @@ pub fn napper(cpu: usize, nice: i32, work: Duration) -> Result<i32> {
             while began.elapsed() < work {
                 std::hint::spin_loop();
             }
-            std::thread::sleep(Duration::from_micros(1));
+            std::thread::sleep(rest);
         }
     }
     adopt(pid as u32);
-    Ok(pid)
+    Ok(Spinner { pid })
 }
 
 /// A thread of SCHED_FIFO that owns `cpu` for `time`, if the kernel lets it.
@@ -307,6 +307,34 @@ pub fn perf_bench(args: &[&str]) -> Result<f64> {
                 .ok()
         })
         .with_context(|| format!("no total time in: {text}"))
+}
+
+/// Runs `work` with this thread, and so what it starts, in SCHED_EXT by their own wish.
+pub fn in_ext<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    set_policy(SCHED_EXT)?;
+    let result = work();
+    set_policy(libc::SCHED_OTHER)?;
+    result
+}
+
+fn set_policy(policy: i32) -> Result<()> {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: param lives through the call; it changes the calling thread alone.
+    let set = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
+    ensure!(
+        set == 0,
+        "policy {policy}: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// `ext.enabled` of /proc/PID/sched: 1 for a worker.
+pub fn is_ext(pid: i32) -> Result<bool> {
+    let text = fs::read_to_string(format!("/proc/{pid}/sched"))?;
+    let line = text.lines().find(|l| l.starts_with("ext.enabled"));
+    let line = line.context("no ext.enabled in /proc/PID/sched")?;
+    Ok(line.trim_end().ends_with('1'))
 }
 
 /// The messaging benchmark that the acceptance figures use.

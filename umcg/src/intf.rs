@@ -298,6 +298,7 @@ pub struct umcg_cpu {
     pub idle_since_ns: u64_,
     pub idle_start_ns: u64_,
     pub idle_end_ns: u64_,
+    pub idle_ns: u64_,
     pub picked_ns: u64_,
     pub granted_ns: u64_,
     pub dispatch_ns: u64_,
@@ -311,11 +312,13 @@ pub struct umcg_cpu {
     pub offline: u32_,
     pub hand: u32_,
     pub kernel: u32_,
+    pub perf: u32_,
+    pub pad0: u32_,
     pub act_ns: u64_,
     pub unfit: u64_,
     pub parked_weight: u64_,
     pub due: u64_,
-    pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 48usize]>,
+    pub __bindgen_padding_0: [u8; 32usize],
     pub cnt: [u64_; 60usize],
     pub waits: [u64_; 140usize],
 }
@@ -349,28 +352,32 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, idle_start_ns) - 80usize];
     ["Offset of field: umcg_cpu::idle_end_ns"]
         [::std::mem::offset_of!(umcg_cpu, idle_end_ns) - 88usize];
-    ["Offset of field: umcg_cpu::picked_ns"][::std::mem::offset_of!(umcg_cpu, picked_ns) - 96usize];
+    ["Offset of field: umcg_cpu::idle_ns"][::std::mem::offset_of!(umcg_cpu, idle_ns) - 96usize];
+    ["Offset of field: umcg_cpu::picked_ns"]
+        [::std::mem::offset_of!(umcg_cpu, picked_ns) - 104usize];
     ["Offset of field: umcg_cpu::granted_ns"]
-        [::std::mem::offset_of!(umcg_cpu, granted_ns) - 104usize];
+        [::std::mem::offset_of!(umcg_cpu, granted_ns) - 112usize];
     ["Offset of field: umcg_cpu::dispatch_ns"]
-        [::std::mem::offset_of!(umcg_cpu, dispatch_ns) - 112usize];
-    ["Offset of field: umcg_cpu::run_exec"][::std::mem::offset_of!(umcg_cpu, run_exec) - 120usize];
-    ["Offset of field: umcg_cpu::kq_ns"][::std::mem::offset_of!(umcg_cpu, kq_ns) - 128usize];
-    ["Offset of field: umcg_cpu::wk_ns"][::std::mem::offset_of!(umcg_cpu, wk_ns) - 136usize];
+        [::std::mem::offset_of!(umcg_cpu, dispatch_ns) - 120usize];
+    ["Offset of field: umcg_cpu::run_exec"][::std::mem::offset_of!(umcg_cpu, run_exec) - 128usize];
+    ["Offset of field: umcg_cpu::kq_ns"][::std::mem::offset_of!(umcg_cpu, kq_ns) - 136usize];
+    ["Offset of field: umcg_cpu::wk_ns"][::std::mem::offset_of!(umcg_cpu, wk_ns) - 144usize];
     ["Offset of field: umcg_cpu::max_idle_work_ns"]
-        [::std::mem::offset_of!(umcg_cpu, max_idle_work_ns) - 144usize];
-    ["Offset of field: umcg_cpu::want"][::std::mem::offset_of!(umcg_cpu, want) - 152usize];
+        [::std::mem::offset_of!(umcg_cpu, max_idle_work_ns) - 152usize];
+    ["Offset of field: umcg_cpu::want"][::std::mem::offset_of!(umcg_cpu, want) - 160usize];
     ["Offset of field: umcg_cpu::idle_tries"]
-        [::std::mem::offset_of!(umcg_cpu, idle_tries) - 156usize];
-    ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 160usize];
-    ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 164usize];
-    ["Offset of field: umcg_cpu::hand"][::std::mem::offset_of!(umcg_cpu, hand) - 168usize];
-    ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 172usize];
-    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 176usize];
-    ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 184usize];
+        [::std::mem::offset_of!(umcg_cpu, idle_tries) - 164usize];
+    ["Offset of field: umcg_cpu::kick_idx"][::std::mem::offset_of!(umcg_cpu, kick_idx) - 168usize];
+    ["Offset of field: umcg_cpu::offline"][::std::mem::offset_of!(umcg_cpu, offline) - 172usize];
+    ["Offset of field: umcg_cpu::hand"][::std::mem::offset_of!(umcg_cpu, hand) - 176usize];
+    ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 180usize];
+    ["Offset of field: umcg_cpu::perf"][::std::mem::offset_of!(umcg_cpu, perf) - 184usize];
+    ["Offset of field: umcg_cpu::pad0"][::std::mem::offset_of!(umcg_cpu, pad0) - 188usize];
+    ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 192usize];
+    ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 200usize];
     ["Offset of field: umcg_cpu::parked_weight"]
-        [::std::mem::offset_of!(umcg_cpu, parked_weight) - 192usize];
-    ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 200usize];
+        [::std::mem::offset_of!(umcg_cpu, parked_weight) - 208usize];
+    ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 216usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
     ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 736usize];
 };

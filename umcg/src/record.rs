@@ -251,6 +251,8 @@ pub struct Cpu {
     pub idle_start_ns: AtomicU64,
     /// When it last stopped to be idle.
     pub idle_end_ns: AtomicU64,
+    /// All idle periods that have ended.
+    pub idle_ns: AtomicU64,
     /// When the running task was picked.
     pub picked_ns: AtomicU64,
     /// CPU time that it was granted since then, refills included.
@@ -277,6 +279,10 @@ pub struct Cpu {
     pub hand: AtomicU32,
     /// 0 = the kernel-fair queue holds nobody.
     pub kernel: AtomicU32,
+    /// What the frequency governor was told, of 1024.
+    pub perf: AtomicU32,
+    /// Unused.
+    pub pad0: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
     /// The last try to take a worker from its queue that failed.
@@ -285,7 +291,7 @@ pub struct Cpu {
     pub parked_weight: AtomicU64,
     /// Members of groups to be put here.
     pub due: AtomicU64,
-    _line2: Pad<48>,
+    _line2: Pad<32>,
 
     /// The counters, by `umcg_counter`.
     #[doc(alias = "umcg_counter")]
@@ -314,6 +320,7 @@ impl Default for Cpu {
             idle_since_ns: AtomicU64::default(),
             idle_start_ns: AtomicU64::default(),
             idle_end_ns: AtomicU64::default(),
+            idle_ns: AtomicU64::default(),
             picked_ns: AtomicU64::default(),
             granted_ns: AtomicU64::default(),
             dispatch_ns: AtomicU64::default(),
@@ -327,6 +334,8 @@ impl Default for Cpu {
             offline: AtomicU32::default(),
             hand: AtomicU32::default(),
             kernel: AtomicU32::default(),
+            perf: AtomicU32::default(),
+            pad0: AtomicU32::default(),
             act_ns: AtomicU64::default(),
             unfit: AtomicU64::default(),
             parked_weight: AtomicU64::default(),
@@ -444,6 +453,7 @@ same_layout!(
         idle_since_ns,
         idle_start_ns,
         idle_end_ns,
+        idle_ns,
         picked_ns,
         granted_ns,
         dispatch_ns,
@@ -457,6 +467,8 @@ same_layout!(
         offline,
         hand,
         kernel,
+        perf,
+        pad0,
         act_ns,
         unfit,
         parked_weight,

@@ -20,14 +20,6 @@ fn said(command: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
-/// `ext.enabled` of /proc/PID/sched: 1 for a worker.
-fn enabled(pid: i32) -> Result<bool> {
-    let text = fs::read_to_string(format!("/proc/{pid}/sched"))?;
-    let line = text.lines().find(|l| l.starts_with("ext.enabled"));
-    let line = line.context("no ext.enabled in /proc/PID/sched")?;
-    Ok(line.trim_end().ends_with('1'))
-}
-
 fn classes(sched_args: &[&str]) -> Result<()> {
     let sched = Sched::start(sched_args)?;
     let partial = !sched_args.is_empty();
@@ -45,13 +37,13 @@ fn classes(sched_args: &[&str]) -> Result<()> {
         "ps and chrt show {shown:?}"
     );
     ensure!(
-        enabled(tid)? != partial,
+        load::is_ext(tid)? != partial,
         "partial {partial}: ext.enabled of a normal thread"
     );
     said(&["chrt", "-f", "-p", "1", &pid])?;
     let shown = said(&["ps", "-o", "cls=", "-p", &pid])?;
     ensure!(
-        shown == "FF" && !enabled(tid)?,
+        shown == "FF" && !load::is_ext(tid)?,
         "a SCHED_FIFO thread: {shown:?}"
     );
     let ext = Hog {
@@ -66,7 +58,7 @@ fn classes(sched_args: &[&str]) -> Result<()> {
         said(&["ps", "-o", "cls=", "-p", &pid])?,
         said(&["chrt", "-p", &pid])?
     );
-    ensure!(enabled(ext.pid())?, "a SCHED_EXT thread is a worker");
+    ensure!(load::is_ext(ext.pid())?, "a SCHED_EXT thread is a worker");
     drop(ext);
     sched.stop()
 }

@@ -37,6 +37,7 @@ pub const TESTS: &[Test] = &[
     full("vm_full_odd_cpus_with_a_hole", "odd,cpus=3", 14, odd),
     full("vm_full_smt_off_and_on", "smt,topology=1:2:2", 14, smt),
     full("vm_full_hotplug_50_cycles", "hotplug", 240, hotplug_cycles),
+    short("vm_frequency_target_follows_load", "hostile", 10, frequency),
     short("vm_freezer_stops_and_thaws", "hostile", 10, freezer),
     full("vm_full_ten_thousand_threads", "crowd", 50, ten_thousand),
     full("vm_full_more_threads_than_records", "crowd", 10, anonymous),
@@ -422,6 +423,46 @@ fn reused_pids() -> Result<Verdict> {
         "{before:?} -> {:?}",
         Held::now(&sched)?
     );
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// What the frequency governor is told: no machine here has one, but the kernel takes it.
+fn frequency() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let told = |cpu: usize| -> Result<f64> {
+        let status = sched.status()?;
+        status["cpus"][cpu]["perf_pct"].as_f64().context("perf_pct")
+    };
+    let settled = |cpu: usize, range: std::ops::RangeInclusive<f64>| {
+        wait_until(Duration::from_secs(5), || {
+            told(cpu).is_ok_and(|pct| range.contains(&pct))
+        })
+    };
+    ensure!(settled(1, 0.0..=30.0), "idle: CPU 1 is told {} %", told(1)?);
+    let hog = Hog {
+        cpu: Some(1),
+        ..Hog::default()
+    }
+    .start()?;
+    let began = Instant::now();
+    ensure!(settled(1, 95.0..=100.0), "a hog: told {} %", told(1)?);
+    let up = began.elapsed().as_secs_f64() * 1e3;
+    drop(hog);
+    // Half of the time: 5 ms of work, 5 ms of sleep.
+    let half = load::napper(1, 0, Duration::from_millis(5), Duration::from_millis(5))?;
+    std::thread::sleep(Duration::from_millis(500));
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        seen.push(told(1)?);
+        std::thread::sleep(Duration::from_millis(37));
+    }
+    let mean = seen.iter().sum::<f64>() / seen.len() as f64;
+    drop(half);
+    metric("frequency", &[("up_ms", up), ("half_pct", mean)]);
+    ensure!((35.0..=95.0).contains(&mean), "half busy: told {mean:.0} %");
+    ensure!(settled(1, 0.0..=30.0), "idle again: told {} %", told(1)?);
+    sched.no_ejection()?;
     sched.stop()?;
     Ok(Verdict::Ok)
 }

@@ -260,11 +260,11 @@ fn debt() -> Result<Verdict> {
         ..Hog::default()
     }
     .start()?;
-    let nice = load::napper(0, 19, Duration::from_millis(3))?;
+    let nice = load::napper(0, 19, Duration::from_millis(3), Duration::from_micros(1))?;
     std::thread::sleep(Duration::from_millis(500));
-    let (a, b) = (hog.cpu_seconds()?, load::cpu_seconds(nice)?);
+    let (a, b) = (hog.cpu_seconds()?, nice.cpu_seconds()?);
     std::thread::sleep(Duration::from_secs(5));
-    let (a, b) = (hog.cpu_seconds()? - a, load::cpu_seconds(nice)? - b);
+    let (a, b) = (hog.cpu_seconds()? - a, nice.cpu_seconds()? - b);
     let share = b / (a + b);
     metric("debt", &[("nice_share", share)]);
     ensure!(

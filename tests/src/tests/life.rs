@@ -289,6 +289,8 @@ fn partial<const SECS: u64>() -> Result<Verdict> {
         "a fair task is scheduled by us"
     );
     drop(fair);
+    // It goes before all SCHED_EXT threads: one that leaves them some time.
+    let fair = load::sleepers(1)?[0];
 
     let hogs = Hog {
         ext: true,
@@ -298,6 +300,14 @@ fn partial<const SECS: u64>() -> Result<Verdict> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(SECS) {
         load::messaging()?;
+        let before = sched.counter("switches")?;
+        load::in_ext(load::messaging)?;
+        let switches = sched.counter("switches")? - before;
+        ensure!(
+            switches > 500,
+            "messaging in SCHED_EXT: {switches} switches of ours"
+        );
+        ensure!(!load::is_ext(fair)?, "a fair task was taken");
     }
     for share in load::shares(&hogs, Duration::from_secs(1))? {
         ensure!(share > 0.1, "a SCHED_EXT hog got {share:.3} s of 1 s");

@@ -20,10 +20,14 @@ fn bad_input() -> Result<Verdict> {
     for (args, value, allowed) in [
         (vec!["--stage", "300"], "300", "1..=64"),
         (vec!["--policy", "fiffo"], "fiffo", "fifo"),
-        (vec!["--slice-us", "banana"], "banana", "invalid digit"),
+        (vec!["--slice-us", "banana"], "banana", "100..=100000"),
         (vec!["--frobnicate"], "--frobnicate", "unexpected"),
         (vec!["doctor", "--pid", "0"], "0", "1.."),
-        (vec!["doctor", "--pid", "banana"], "banana", "invalid digit"),
+        (
+            vec!["doctor", "--pid", "banana"],
+            "banana",
+            "1..=2147483647",
+        ),
         (
             vec!["--policy", "fifo", "--decide", "key"],
             "fifo",
@@ -38,7 +42,7 @@ fn bad_input() -> Result<Verdict> {
             out.status.code()
         );
         ensure!(
-            text.contains(value) && text.contains(allowed),
+            text.contains(value) && text.contains(allowed) && text.trim_end().lines().count() == 1,
             "{args:?}: says {text:?}"
         );
         ensure!(
