@@ -136,6 +136,8 @@ static __always_inline void running_member(struct task_struct *p,
 		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNING, now);
 	c->cur_member = 1;
 	count_on(c, switches);
+	if (t->cgroup)
+		cgroup_enter(t, p);
 	running_now(p, t, w, c, cpu, now);
 }
 
@@ -214,6 +216,8 @@ static __always_inline void stopping_member(struct task_struct *p,
 		return;
 	t->quiet_ns = quiet_now(c, now);
 	charge(p, t, w, c);
+	if (umcg_limits && t->cgroup)
+		limit_charge(p, t, now);
 	c->cur_idx = 0;
 	t->left_ns = runnable && !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
 		c->granted_ns - ran : 0;

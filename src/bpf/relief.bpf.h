@@ -2,7 +2,8 @@
 /*
  * relief: the timer: nothing waits for ever, whatever the policy does.
  *
- * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work is kicked;
+ * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work, or with
+ *             members due, is kicked;
  *          2. a server that parked for PARK_MAX runs once, to sleep for real;
  *          3. the quantum: a forced preemption of who ran longer; a crowd
  *             shortens it, so that all have their turn before the watchdog acts;
@@ -189,7 +190,7 @@ static __noinline int sweep_cpu(s32 cpu, u64 now)
 	if (!c->idle_since_ns)
 		return cpu_stranded(c, now) ? 0 : SWEEP_BUSY;
 	c->idle_tries = 0;
-	if (pending_any()) {
+	if (pending_any() || READ_ONCE(c->due)) {
 		count(idle_found);
 		kick(cpu, SCX_KICK_IDLE);
 	}
