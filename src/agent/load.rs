@@ -233,7 +233,7 @@ impl Loaded<'_> {
         }
 
         let control = Control::new(self.shared.clone(), ejections);
-        control.run(args, asked, || uei_exited!(&self.skel, uei))?;
+        let served = control.run(args, asked, || uei_exited!(&self.skel, uei));
 
         let ejected = uei_exited!(&self.skel, uei);
         deaf.store(true, Ordering::Relaxed);
@@ -249,6 +249,7 @@ impl Loaded<'_> {
         }
         caps::unlock_memory();
         RunFile::remove();
+        served?;
         if !ejected {
             info!("detached: the kernel's own scheduler runs");
             return Ok(Ended::Asked);

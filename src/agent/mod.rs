@@ -44,7 +44,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut total = 0;
     loop {
         kernel::require()?;
-        cgroup::require_no_limit(args)?;
+        if let Some(mut unseen) = cgroup::Unseen::of(args) {
+            unseen.look()?;
+        }
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;
         match loaded.run(args, &stop, total)? {
