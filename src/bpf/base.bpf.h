@@ -70,6 +70,7 @@ struct umcg_own {
 	u64 swept_ns;		/* relief last walked PARK */
 	u64 oldest_ns;		/* the longest wait that it found */
 	u64 quantum_ns;		/* the timer's, for who runs here now; ~0 = none */
+	u32 limit_gen;		/* of the limits, when an endless slice was last ended */
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];

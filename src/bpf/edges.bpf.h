@@ -62,11 +62,16 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 }
 
 /* One that waited for tokens banked nothing meanwhile. */
-static __always_inline void running_limited(const struct task_struct *p,
-					    struct umcg_task *t, s32 cpu)
+static __always_inline void running_limited(struct task_struct *p, struct umcg_task *t,
+					    struct umcg_cpu *c, s32 cpu)
 {
 	t->limit_exec = p->se.sum_exec_runtime;
 	t->at_user = 0;
+	if (umcg_limits && is_endless(c) && is_limited(t)) {
+		/* No tick would charge it. The kernel looks at the slice after this. */
+		scx_bpf_task_set_slice(p, umcg_slice_ns);
+		c->granted_ns = umcg_slice_ns;
+	}
 	if (!t->throttled_ns)
 		return;
 	t->throttled_ns = 0;
@@ -84,7 +89,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	t->parked_ns = 0;
 	t->yielded = 0;
 	if (t->cgroup)
-		running_limited(p, t, cpu);
+		running_limited(p, t, c, cpu);
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;

@@ -142,6 +142,13 @@ static __always_inline bool limit_charge(const struct task_struct *p,
 	return cgroup_of(t) && limit_take(t->cgroup, used, now) <= 0;
 }
 
+static __always_inline bool is_limited(const struct umcg_task *t)
+{
+	struct umcg_cgroup *g = cgroup_of(t);
+
+	return g && limit_of(g, t->cgroup);
+}
+
 static __always_inline bool limit_hit(const struct umcg_task *t, u64 now)
 {
 	return cgroup_of(t) && limit_take(t->cgroup, 0, now) <= 0;

@@ -150,13 +150,22 @@ static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
 		request_preempt(w, idx, cpu);
 }
 
-/* Somebody waits behind a worker whose slice no tick will end. */
+/*
+ * Somebody waits behind a worker whose slice no tick will end, or a limit came
+ * after the slice: see running_limited().
+ */
 static __always_inline void endless_sweep(struct umcg_cpu *c, s32 cpu)
 {
+	u32 gen = READ_ONCE(umcg_limit_gen);
 	struct umcg_server *s;
 
 	if (!is_endless(c) || !c->cur_idx)
 		return;
+	if (umcg_limits && cpu_own(cpu)->limit_gen != gen) {
+		cpu_own(cpu)->limit_gen = gen;
+		kick(cpu, SCX_KICK_PREEMPT);
+		return;
+	}
 	s = server_rec(cpu);
 	if (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
 	    scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || (s && READ_ONCE(s->must)))
