@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 
@@ -15,14 +17,43 @@ pub struct Limit {
     pub value: String,
 }
 
-/// Refuses full mode where it would lift limits unseen: the kernel does not tell of them
-/// (6.16), and some cgroup has one.
+/// How soon a limit that is set later is found.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Where limits would be lifted unseen: in full mode on a kernel that does not tell of them (6.16).
+#[derive(Debug)]
+pub struct Unseen {
+    looked: Option<Instant>,
+}
+
+impl Unseen {
+    /// None where a limit is kept, or lifted as it was asked for.
+    pub fn of(args: &RunArgs) -> Option<Self> {
+        (!args.partial && !args.ignore_cpu_max && !kernel::tells_of_limits())
+            .then_some(Self { looked: None })
+    }
+
+    /// Refuses to lift one, before the attachment and, each [`LOOK`], after it.
+    pub fn look(&mut self) -> Result<(), Failure> {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        require_no_limit()
+    }
+}
+
+/// What [`Unseen::look`] would say of full mode.
 pub fn require_no_limit() -> Result<(), Failure> {
     if kernel::tells_of_limits() {
         return Ok(());
     }
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    match mounted(&mounts).iter().find_map(|root| first_limit(root)) {
+    refuse(&fs::read_to_string("/proc/self/mounts").unwrap_or_default())
+}
+
+/// Refuses if a cgroup below one of `mounts` has a limit.
+fn refuse(mounts: &str) -> Result<(), Failure> {
+    match mounted(mounts).iter().find_map(|root| first_limit(root)) {
         None => Ok(()),
         Some(limit) => Err(Failure::new(Exit::Unsupported, refusal(&limit))),
     }
@@ -105,6 +136,27 @@ mod tests {
         fs::write(deep.join("cpu.cfs_quota_us"), "50000\n").unwrap();
         assert_eq!(first_limit(&root).unwrap().value, "50000");
         fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn limit_that_is_set_later_is_refused() {
+        let root = std::env::temp_dir().join(format!("umcg-later.{}", std::process::id()));
+        let deep = root.join("slice/service");
+        fs::create_dir_all(&deep).unwrap();
+        fs::create_dir_all(root.join("other")).unwrap();
+        let mounts = format!("cgroup2 {} cgroup2 rw 0 0\n", root.display());
+        assert!(refuse(&mounts).is_ok());
+        fs::write(deep.join("cpu.max"), "max 100000\n").unwrap();
+        assert!(refuse(&mounts).is_ok());
+        fs::write(deep.join("cpu.max"), "5000 100000\n").unwrap();
+        let told = refuse(&mounts).unwrap_err().to_string();
+        assert!(
+            told.contains("slice/service") && told.contains("5000 100000"),
+            "{told}"
+        );
+        fs::remove_dir(root.join("other")).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        assert!(refuse(&mounts).is_ok(), "a tree that is gone");
     }
 
     #[test]

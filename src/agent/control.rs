@@ -10,6 +10,7 @@ use crossbeam::channel::{never, select};
 use log::warn;
 use scx_stats::prelude::*;
 
+use crate::cgroup;
 use crate::cli::RunArgs;
 use crate::shared::Shared;
 use crate::stats::{self, Metrics};
@@ -47,6 +48,7 @@ impl Control {
         };
         let every = args.stats.map(Duration::from_secs_f64);
         let mut last = (Instant::now(), self.metrics());
+        let mut unseen = cgroup::Unseen::of(args);
         let (answers, mut asks) = match &server {
             Some(server) => {
                 let (answers, asks) = server.channels();
@@ -55,6 +57,9 @@ impl Control {
             None => (None, never()),
         };
         while !stop.is_asked() && !exited() {
+            if let Some(unseen) = &mut unseen {
+                unseen.look()?;
+            }
             let left = every.map_or(POLL, |every| every.saturating_sub(last.0.elapsed()));
             let ask = select! {
                 recv(asks) -> ask => Some(ask.is_ok()),

@@ -253,7 +253,7 @@ impl Loaded<'_> {
         }
 
         let control = Control::new(self.shared.clone(), ejections);
-        control.run(args, asked, || uei_exited!(&self.skel, uei))?;
+        let served = control.run(args, asked, || uei_exited!(&self.skel, uei));
 
         let ejected = uei_exited!(&self.skel, uei);
         deaf.store(true, Ordering::Relaxed);
@@ -267,6 +267,7 @@ impl Loaded<'_> {
             server.ring();
             server.join();
         }
+        served?;
         if !ejected {
             info!("detached: the kernel's own scheduler runs");
             return Ok(Ended::Asked);

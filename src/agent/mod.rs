@@ -44,8 +44,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut total = 0;
     loop {
         kernel::require()?;
-        if !args.partial && !args.ignore_cpu_max {
-            cgroup::require_no_limit()?;
+        if let Some(mut unseen) = cgroup::Unseen::of(args) {
+            unseen.look()?;
         }
         let mut object = MaybeUninit::uninit();
         let loaded = load::load(&mut object, args)?;

@@ -73,6 +73,7 @@ struct umcg_own {
 	u64 perf_ns;		/* the last window of its utilisation ended */
 	u64 perf_idle_ns;	/* idle_ns then */
 	u32 perf;		/* utilisation, of SCX_CPUPERF_ONE */
+	u32 limit_gen;		/* of the limits, when an endless slice was last ended */
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];

@@ -164,7 +164,8 @@ static __always_inline void cgroup_join(struct umcg_task *t,
 	t->cgroup = to ? cgroup_index(to) : 0;
 	g = t->cgroup ? cgroup_rec(t->cgroup) : NULL;
 	t->cgroup_gen = g ? g->gen : 0;
-	if (state == UMCG_RUNNABLE || state == UMCG_RUNNING)
+	/* A member counts when it is queued or runs next: both follow at once. */
+	if (t->kind == UMCG_K_WORKER && (state == UMCG_RUNNABLE || state == UMCG_RUNNING))
 		cgroup_enter(t, p);
 }
 

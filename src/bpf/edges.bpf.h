@@ -61,10 +61,15 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 }
 
 /* One that waited for tokens banked nothing meanwhile. */
-static __always_inline void running_limited(const struct task_struct *p,
-					    struct umcg_task *t, s32 cpu)
+static __always_inline void running_limited(struct task_struct *p, struct umcg_task *t,
+					    struct umcg_cpu *c, s32 cpu)
 {
 	t->limit_exec = p->se.sum_exec_runtime;
+	if (umcg_limits && is_endless(c) && is_limited(t)) {
+		/* No tick would charge it. The kernel looks at the slice after this. */
+		scx_bpf_task_set_slice(p, umcg_slice_ns);
+		c->granted_ns = umcg_slice_ns;
+	}
 	if (!t->throttled_ns)
 		return;
 	t->throttled_ns = 0;
@@ -83,7 +88,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	t->yielded = 0;
 	t->at_user = 0;
 	if (t->cgroup)
-		running_limited(p, t, cpu);
+		running_limited(p, t, c, cpu);
 	clock_move(t, cpu);
 	if (key_before(c->vnow, t->v))
 		c->vnow = t->v;
@@ -135,6 +140,8 @@ static __always_inline void running_member(struct task_struct *p,
 		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNING, now);
 	c->cur_member = 1;
 	count_on(c, switches);
+	if (t->cgroup)
+		cgroup_enter(t, p);
 	running_now(p, t, w, c, cpu, now);
 }
 
@@ -213,6 +220,8 @@ static __always_inline void stopping_member(struct task_struct *p,
 		return;
 	t->quiet_ns = quiet_now(c, now);
 	charge(p, t, w, c);
+	if (umcg_limits && t->cgroup)
+		limit_charge(p, t, now);
 	c->cur_idx = 0;
 	t->left_ns = runnable && !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
 		c->granted_ns - ran : 0;

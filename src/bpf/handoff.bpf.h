@@ -44,6 +44,9 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 	w->home = cpu;
 	t->parked_ns = now;
 	word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
+	/* Of another CPU: it counts when it runs; a move may change its cgroup now. */
+	if (t->cgroup && scx_bpf_task_cpu(p) == bpf_get_smp_processor_id())
+		cgroup_enter(t, p);
 	pending_raise(t);
 	scx_bpf_dsq_insert_vtime(p, PARK(cpu), worker_slice(w), key, 0);
 	cpu_rec(cpu)->want = 1;
@@ -53,6 +56,25 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 static __always_inline s32 cpu_for(const struct task_struct *p, s32 cpu)
 {
 	return may_run_on(p, cpu) ? cpu : scx_bpf_task_cpu(p);
+}
+
+/*
+ * True: the time of its cgroup is used up, and @p, which is ours alone now, waits
+ * for more with the slot that it has. One that may hold a lock of the kernel runs on
+ * in debt: a tick meets it in user mode, or its server waits after it.
+ */
+static __always_inline bool throttle_member(struct task_struct *p, struct umcg_task *t,
+					    s32 cpu, u64 now)
+{
+	struct umcg_worker *w;
+
+	if (!umcg_limits || !t->cgroup || !t->at_border || must_run(p))
+		return false;
+	w = worker_rec(t->idx);
+	if (!w || !throttle_if_hit(p, t, w, cpu_for(p, cpu), now))
+		return false;
+	word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
+	return true;
 }
 
 /*
@@ -83,18 +105,17 @@ static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_mem
 {
 	struct task_struct *p = worker_task(m->sys);
 	s64 left = s->slot_end_ns - now;
-	struct umcg_task *t;
+	struct umcg_task *t = p ? task_ctx(p) : NULL;
 
-	if (!p)
+	if (!t)
+		return HANDOFF_AWAY;
+	t->v = v;
+	t->clock_cpu = owes->clock_cpu;
+	if (throttle_member(p, t, cpu, now))
 		return HANDOFF_AWAY;
 	if (left < (s64)SLOT_MIN_NS) {
 		if (scx_bpf_dsq_nr_queued(PARK(cpu))) {
-			t = task_ctx(p);
-			if (!t)
-				return HANDOFF_AWAY;
 			count_on(c, grp_requeued);
-			t->v = v;
-			t->clock_cpu = owes->clock_cpu;
 			queue_member(p, t, cpu_for(p, cpu), now);
 			return HANDOFF_AWAY;
 		}
@@ -282,7 +303,7 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 	struct umcg_task *t = p ? task_ctx(p) : NULL;
 	struct umcg_member *m;
 	void *truth;
-	s64 left;
+	s64 left = 0;
 
 	if (!t)
 		return false;
@@ -304,14 +325,17 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 		m->op = UMCG_OP_NONE;
 		t->v = m->slot_v;
 		t->clock_cpu = m->slot_cpu;
-		left = m->slot_end_ns - now;
-		if (goes_on && left >= (s64)SLOT_MIN_NS)
-			return put_here(p, cpu, left);
+		if (goes_on)
+			left = m->slot_end_ns - now;
 	} else {
 		t->ghost = word_state(READ_ONCE(m->word)) == UMCG_IDLE || must_run(p);
 		if (must_run(p))
 			return put_here(p, cpu, umcg_slice_ns);
 	}
+	if (throttle_member(p, t, cpu, now))
+		return false;
+	if (left >= (s64)SLOT_MIN_NS)
+		return put_here(p, cpu, left);
 	queue_member(p, t, cpu_for(p, cpu), now);
 	return false;
 }

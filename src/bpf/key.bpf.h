@@ -88,7 +88,7 @@ static __always_inline u64 worker_slice(const struct umcg_worker *w)
 /*
  * For a worker that nobody waits behind. Where the tick can be stopped, a slice
  * without end: the kernel stops it for no other. The timer looks there instead,
- * see endless_sweep(); dispatch gives no such slice a new length, since the
+ * see endless_sweep(); below a limit running_limited() gives it an end. Dispatch gives no such slice a new length, since the
  * kernel looks at it only when a task is put on the CPU.
  */
 static __always_inline u64 lone_slice(const struct umcg_worker *w, s32 cpu)

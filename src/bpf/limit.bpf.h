@@ -20,6 +20,10 @@
  *          release against dequeue: the timer marks the worker `released` and
  *          pending before it moves it. Whoever takes the mark back by xchg, the
  *          worker that leaves or the timer whose move failed, lowers the count.
+ * Members of application groups: whom its group lets run is held outside of any
+ *          enqueue, so that `at_border` says whether it may wait: a server, or a
+ *          worker that gets its slot, waits here with the slot, and the rest of
+ *          the group behind it; see throttle_member().
  * Never:   keeps a worker that may hold a lock of the kernel: see may_throttle();
  *          keeps one for longer than the relief budget: the watchdog would eject.
  *          A server of the agent is neither charged nor kept.
@@ -138,6 +142,13 @@ static __always_inline bool limit_charge(const struct task_struct *p,
 	return cgroup_of(t) && limit_take(t->cgroup, used, now) <= 0;
 }
 
+static __always_inline bool is_limited(const struct umcg_task *t)
+{
+	struct umcg_cgroup *g = cgroup_of(t);
+
+	return g && limit_of(g, t->cgroup);
+}
+
 static __always_inline bool limit_hit(const struct umcg_task *t, u64 now)
 {
 	return cgroup_of(t) && limit_take(t->cgroup, 0, now) <= 0;
@@ -168,16 +179,14 @@ static __always_inline bool may_throttle(const struct task_struct *p,
 	return (enq_flags & SCX_ENQ_WAKEUP) && t->soft;
 }
 
-/* ops.enqueue: true if @p waits on THROTTLE now. */
-static __always_inline bool throttle(struct task_struct *p, struct umcg_task *t,
-				     struct umcg_worker *w, s32 cpu,
-				     u64 enq_flags, u64 now)
+/* True if a bucket above @p is empty: it waits on THROTTLE now. */
+static __always_inline bool throttle_if_hit(struct task_struct *p, struct umcg_task *t,
+					    struct umcg_worker *w, s32 cpu, u64 now)
 {
 	struct umcg_cgroup *g;
 	u32 limit;
 
-	if (!umcg_limits || !t->cgroup || !may_throttle(p, t, enq_flags) ||
-	    !limit_hit(t, now))
+	if (!limit_hit(t, now))
 		return false;
 	g = cgroup_of(t);
 	limit = g ? limit_of(g, t->cgroup) : 0;
@@ -192,6 +201,15 @@ static __always_inline bool throttle(struct task_struct *p, struct umcg_task *t,
 	count(throttled);
 	scx_bpf_dsq_insert(p, THROTTLE(limit), umcg_slice_ns, 0);
 	return true;
+}
+
+/* ops.enqueue: true if @p waits on THROTTLE now. */
+static __always_inline bool throttle(struct task_struct *p, struct umcg_task *t,
+				     struct umcg_worker *w, s32 cpu,
+				     u64 enq_flags, u64 now)
+{
+	return umcg_limits && t->cgroup && may_throttle(p, t, enq_flags) &&
+	       throttle_if_hit(p, t, w, cpu, now);
 }
 
 /* ops.select_cpu: @p will wait for tokens; no CPU is to be found for it. */

@@ -102,7 +102,7 @@ void BPF_STRUCT_OPS(umcg_update_idle, s32 cpu, bool idle)
 void BPF_STRUCT_OPS(umcg_set_weight, struct task_struct *p, u32 weight)
 {
 	struct umcg_task *t = task_ctx(p);
-	struct umcg_worker *w = t && t->kind == UMCG_K_WORKER ?
+	struct umcg_worker *w = t && (t->kind == UMCG_K_WORKER || is_member(t)) ?
 		worker_rec(t->idx) : NULL;
 
 	if (!w)
@@ -129,7 +129,7 @@ void BPF_STRUCT_OPS(umcg_cgroup_move, struct task_struct *p,
 {
 	struct umcg_task *t = task_ctx(p);
 
-	if (t && t->kind == UMCG_K_WORKER)
+	if (t && (t->kind == UMCG_K_WORKER || is_member(t)))
 		cgroup_join(t, p, to);
 }
 

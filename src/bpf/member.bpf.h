@@ -228,6 +228,7 @@ __weak int member_hold(struct task_struct *p __arg_trusted,
 		t->kind = UMCG_K_WORKER;
 		return false;
 	}
+	t->at_border |= m->op != UMCG_OP_NONE;	/* in its sched_yield() */
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (must_run(p) || group_life(t->group)->draining) {
 		t->ghost = !m->slot && t->kind == UMCG_K_GWORKER;

@@ -191,11 +191,17 @@ static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_ta
 	struct umcg_worker *w = worker_rec(t->idx);
 	u64 now = umcg_now();
 
+	/* Before it is held: whoever lets it run reads it. */
+	t->at_border = may_throttle(p, t, enq_flags);
 	if (member_hold(p, t, enq_flags, now)) {
+		if (t->counted)
+			cgroup_leave(t);	/* nobody runs it before this rq lock is free */
 		t->left_ns = 0;
 		t->preempt = 0;
 		return true;
 	}
+	if (t->cgroup)
+		cgroup_enter(t, p);
 	if (w)
 		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
 	return false;

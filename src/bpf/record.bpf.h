@@ -51,6 +51,7 @@ struct umcg_task {
 	u8 at_user;		/* on its way to user mode: holds no lock of the kernel */
 	u8 soft;		/* its last sleep was interruptible */
 	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
+	u8 at_border;		/* member: it was held where it may wait for tokens */
 
 	/* Members of application groups. */
 	u32 group;

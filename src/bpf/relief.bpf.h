@@ -2,7 +2,8 @@
 /*
  * relief: the timer: nothing waits for ever, whatever the policy does.
  *
- * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work is kicked;
+ * Does:    one timer for all; for each CPU: 1. an idle CPU beside parked work, or with
+ *             members due, is kicked;
  *          2. a server that parked for PARK_MAX runs once, to sleep for real;
  *          3. the quantum: a forced preemption of who ran longer; a crowd
  *             shortens it, so that all have their turn before the watchdog acts;
@@ -150,13 +151,22 @@ static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
 		request_preempt(w, idx, cpu);
 }
 
-/* Somebody waits behind a worker whose slice no tick will end. */
+/*
+ * Somebody waits behind a worker whose slice no tick will end, or a limit came
+ * after the slice: see running_limited().
+ */
 static __always_inline void endless_sweep(struct umcg_cpu *c, s32 cpu)
 {
+	u32 gen = READ_ONCE(umcg_limit_gen);
 	struct umcg_server *s;
 
 	if (!is_endless(c) || !c->cur_idx)
 		return;
+	if (umcg_limits && cpu_own(cpu)->limit_gen != gen) {
+		cpu_own(cpu)->limit_gen = gen;
+		kick(cpu, SCX_KICK_PREEMPT);
+		return;
+	}
 	s = server_rec(cpu);
 	if (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
 	    scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || (s && READ_ONCE(s->must)))
@@ -191,7 +201,7 @@ static __noinline int sweep_cpu(s32 cpu, u64 now)
 	if (!c->idle_since_ns)
 		return cpu_stranded(c, now) ? 0 : SWEEP_BUSY;
 	c->idle_tries = 0;
-	if (pending_any()) {
+	if (pending_any() || READ_ONCE(c->due)) {
 		count(idle_found);
 		kick(cpu, SCX_KICK_IDLE);
 	}

@@ -1,11 +1,16 @@
 //! cpu.weight, cpu.max, cpusets, moves and the freezer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use umcg::Kind;
+use umcg::backend::Backend;
+use umcg::kernel::sys;
 
 use super::{Test, full, short, timed};
 use crate::cgroup::{self, Cgroup};
+use crate::client::{self, Name};
 use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::load::{self, Hog, Spinner, shares};
 
@@ -26,6 +31,7 @@ pub const TESTS: &[Test] = &[
         14,
         cpu_max_tiny::<6>,
     ),
+    timed("vm_cpu_max_holds_groups", "cgroup", 9, cpu_max_group),
     short("vm_cgroup_freezes", "cgroup", 12, freezes),
     full("vm_full_cpu_max_knows_burst", "cgroups", 10, cpu_max_burst),
     full(
@@ -223,6 +229,97 @@ fn cpu_max_nested() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
+/// CPU seconds that all members of `cgroup` have used.
+fn used_in(cgroup: &Cgroup) -> Result<f64> {
+    let text = cgroup.get("cpu.stat")?;
+    let usage = text.lines().find_map(|l| l.strip_prefix("usage_usec "));
+    Ok(usage.context("cpu.stat")?.parse::<f64>()? / 1e6)
+}
+
+const GROUP_PHASE: Duration = Duration::from_millis(2400);
+
+/// Eight workers and a server on one CPU. First each hands over to the next, then each
+/// yields to the server; nobody runs for so long that a tick meets him often.
+fn handing_over() -> Result<()> {
+    load::pin(0, 0);
+    let group = client::group(16)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let names: Arc<[Name; 8]> = Arc::default();
+    let began = Instant::now();
+    let threads: Vec<_> = (0..names.len())
+        .map(|i| {
+            let names = names.clone();
+            client::worker(&group, i as u64, move |group, me| {
+                names[i].set(me);
+                let next = names[(i + 1) % names.len()].get();
+                while began.elapsed() < 2 * GROUP_PHASE {
+                    let stint = Instant::now();
+                    while stint.elapsed() < Duration::from_micros(50) {
+                        std::hint::spin_loop();
+                    }
+                    let deadline = sys::now_ns() + 500_000_000;
+                    // One that is not there to take over: by way of the server.
+                    if began.elapsed() > GROUP_PHASE || group.switch(me, next, deadline).is_err() {
+                        group.yield_now(me)?;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    client::serve(&group, me, names.len() as u64)?;
+    for thread in threads {
+        let ended = thread.join().map_err(|_| anyhow!("a worker panicked"))?;
+        ended?;
+    }
+    group.unregister(me)?;
+    Ok(())
+}
+
+/// A group that is moved below a limit of 20 % gets that, however its slot goes round.
+fn cpu_max_group() -> Result<Verdict> {
+    if let Some(skip) = without_limits() {
+        return Ok(skip);
+    }
+    let sched = Sched::start(&[])?;
+    let limited = Cgroup::new("umcg-max")?;
+    limited.set("cpu.max", "20000 100000")?;
+    let began = Instant::now();
+    let group = client::spawn(handing_over)?;
+    std::thread::sleep(Duration::from_millis(300));
+    limited.add(group.pid)?;
+    let mut got = [0.0; 2];
+    for (phase, got) in got.iter_mut().enumerate() {
+        let start = GROUP_PHASE * phase as u32 + Duration::from_millis(700);
+        std::thread::sleep(start.saturating_sub(began.elapsed()));
+        let (from, before) = (Instant::now(), used_in(&limited)?);
+        std::thread::sleep(Duration::from_millis(1600));
+        *got = (used_in(&limited)? - before) / from.elapsed().as_secs_f64();
+    }
+    let (switches, runs) = (sched.counter("grp_switch")?, sched.counter("grp_run")?);
+    metric(
+        "cpu_max_group",
+        &[
+            ("switching", got[0]),
+            ("yielding", got[1]),
+            ("switches", switches as f64),
+            ("runs", runs as f64),
+        ],
+    );
+    ensure!(
+        switches > 1000 && runs > 1000,
+        "{switches} switches and {runs} runs: no group that hands over"
+    );
+    ensure!(
+        got.iter().all(|g| (g - 0.2).abs() <= 0.03),
+        "a group below 20 % got {got:.3?} of a CPU as it switched, and as it yielded"
+    );
+    group.result(Duration::from_secs(20))?;
+    ensure!(sched.counter("edge_illegal")? == 0, "illegal edges");
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
 /// What was not used is there at once: quota and burst, not more.
 fn cpu_max_burst() -> Result<Verdict> {
     if let Some(skip) = without_limits() {
@@ -254,19 +351,14 @@ fn cpu_max_sleepers() -> Result<Verdict> {
     let sched = Sched::start(&[])?;
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "30000 100000")?;
-    let used = || -> Result<f64> {
-        let text = limited.get("cpu.stat")?;
-        let usage = text.lines().find_map(|l| l.strip_prefix("usage_usec "));
-        Ok(usage.context("cpu.stat")?.parse::<f64>()? / 1e6)
-    };
     let script = format!(
         "echo 0 > {}; exec hackbench -g 2 -l 300 -T",
         limited.file("cgroup.procs").display()
     );
-    let (began, before) = (Instant::now(), used()?);
+    let (began, before) = (Instant::now(), used_in(&limited)?);
     load::run(Duration::from_secs(120), &["sh", "-c", &script])?;
     let wall = began.elapsed().as_secs_f64();
-    let got = (used()? - before) / wall;
+    let got = (used_in(&limited)? - before) / wall;
     metric("cpu_max_sleepers", &[("cpus", got), ("seconds", wall)]);
     ensure!(wall > 1.0, "over after {wall:.2} s: too short to tell");
     // What the bucket held at the start is on top.

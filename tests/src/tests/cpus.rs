@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short};
+use crate::cgroup::{self, Cgroup};
 use crate::harness::{Sched, Verdict, metric, sibling, wait_until};
 use crate::leak::Held;
-use crate::load::{self, Hog, shares};
+use crate::load::{self, Hog, Spinner, shares};
 use crate::unkind::Unkind;
 
 pub const TESTS: &[Test] = &[
@@ -122,6 +123,24 @@ fn isolated() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
+/// A limit holds there too, one that comes as the thread runs without a tick.
+fn nohz_limit(alone: &Spinner) -> Result<()> {
+    let limited = Cgroup::new("umcg-max")?;
+    limited.add(alone.pid())?;
+    std::thread::sleep(Duration::from_millis(500));
+    limited.set("cpu.max", "20000 100000")?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (began, before) = (Instant::now(), alone.cpu_seconds()?);
+    std::thread::sleep(Duration::from_secs(3));
+    let got = (alone.cpu_seconds()? - before) / began.elapsed().as_secs_f64();
+    metric("nohz_limit", &[("cpus", got)]);
+    ensure!(
+        (got - 0.2).abs() <= 0.03,
+        "alone on a nohz_full CPU below 20 %: {got:.3} of it"
+    );
+    cgroup::leave(alone.pid())
+}
+
 /// CPU 2 is without ticks: a thread that has it alone keeps it so, and no timer of ours is
 /// there. A second one gets its half.
 fn nohz() -> Result<Verdict> {
@@ -168,8 +187,13 @@ fn nohz() -> Result<Verdict> {
         "two hogs on a nohz_full CPU got {got:.2?} of 2 s"
     );
     all_run(&others, "beside a nohz_full CPU")?;
+    let [alone, other] = both;
+    drop(other);
+    if scx_umcg::kernel::tells_of_limits() {
+        nohz_limit(&alone)?;
+    }
     load::unpin(0);
-    drop((others, both));
+    drop((others, alone));
     sched.stop()?;
     Ok(Verdict::Ok)
 }
