@@ -59,7 +59,7 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 			return word_state(word) == UMCG_IDLE ?
 				UMCG_WAKE_FUTEX : UMCG_WAKE_DONE;
 	}
-	return -EAGAIN;
+	return -EBUSY;	/* every try met another edge: the library asks again */
 	/* pairs with go_idle(), and with the library's futex wait */
 }
 

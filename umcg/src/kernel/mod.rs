@@ -35,6 +35,8 @@ use sys::{Bell, Mapping};
 
 /// Requests in a row that BPF did not see, until it counts as gone.
 pub(crate) const UNSEEN: u32 = 3;
+/// How long a call waits that came too fast for its group's bucket: ten tokens.
+const PACE_NS: u64 = 50_000;
 /// How often a server that sleeps for real looks whether it is served.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
@@ -307,15 +309,27 @@ impl KernelGroup {
 
     /// Wakes and kicks come from any thread; one that is no member says once whose it is.
     fn call_attached(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
-        let mut call = self.call(op, target.raw());
-        match self.run_call(&mut call, name) {
+        match self.call_paced(op, target, name) {
             Err(error) if error.kind() == ErrorKind::Gone => {}
             result => return result,
         }
         let mut attach = self.call(intf::umcg_call_op_UMCG_CALL_ATTACH, 0);
         (attach.token, _) = self.token(intf::umcg_member_kind_UMCG_M_NONE)?;
         self.run_call(&mut attach, name)?;
-        self.run_call(&mut self.call(op, target.raw()), name)
+        self.call_paced(op, target, name)
+    }
+
+    /// Waits while the group's wakes and kicks come too fast: none may be lost, and who
+    /// makes too many is slowed down, not refused. Async-signal-safe.
+    fn call_paced(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
+        loop {
+            match self.run_call(&mut self.call(op, target.raw()), name) {
+                Err(error) if error.kind() == ErrorKind::Again && self.alive() => {
+                    sys::nap(PACE_NS);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// The sleeper's futex, for who was told that a wake needs it.
@@ -409,8 +423,8 @@ impl Backend for KernelGroup {
     }
 
     fn kick_self(&self, me: Id) -> Result<()> {
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_KICK, me.raw());
-        self.run_call(&mut call, "kick").map(|_| ())
+        let op = intf::umcg_call_op_UMCG_CALL_KICK;
+        self.call_paced(op, me, "kick").map(|_| ())
     }
 
     fn state(&self, who: Id) -> Result<Snapshot> {

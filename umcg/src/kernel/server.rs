@@ -83,9 +83,10 @@ impl KernelGroup {
             }
             desk.asleep.swap(0, AcqRel);
             if sys::now_ns() >= until && truth.cur.load(Acquire) == cur {
-                let generation = self.truth(cur).gen_.load(Relaxed);
+                let worker = Id::new(cur, self.truth(cur).gen_.load(Relaxed));
+                let mut kick = self.call(intf::umcg_call_op_UMCG_CALL_KICK, worker.raw());
                 // It may have left by itself: then there is nothing to kick.
-                let _ = crate::backend::Backend::kick_self(self, Id::new(cur, generation));
+                let _ = self.run_call(&mut kick, "run");
                 until = sys::now_ns() + 10_000_000;
             }
             if !self.alive() {
