@@ -52,7 +52,7 @@ impl KernelGroup {
                 continue;
             }
             if truth.ev_reason.load(Relaxed) != intf::umcg_reason_UMCG_R_REFUSED {
-                return self.left(me, deadline_ns);
+                return Ok(self.left(me));
             }
             refused += 1;
             self.run_refused(me, worker, refused)?;
@@ -112,7 +112,7 @@ impl KernelGroup {
     }
 
     /// The event of a worker that has left the slot.
-    fn left(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+    fn left(&self, me: Id) -> Event {
         let truth = self.truth(me.index());
         let worker = Id::from_raw(truth.ev_who.load(Relaxed));
         let reason = match truth.ev_reason.load(Relaxed) {
@@ -126,19 +126,15 @@ impl KernelGroup {
             intf::umcg_reason_UMCG_R_EXITED => Reason::Exited,
             _ => Reason::Waits,
         };
-        let at_ns = truth.ev_at_ns.load(Relaxed);
-        if reason == Reason::Preempted && at_ns >= deadline_ns {
-            return Err(Error::new(ErrorKind::TimedOut, "run", worker.raw()));
-        }
-        Ok(Event {
+        Event {
             worker,
             cookie: self.truth(worker.index()).cookie.load(Relaxed),
             reason,
             tag: truth.ev_tag.load(Relaxed),
-            at_ns,
+            at_ns: truth.ev_at_ns.load(Relaxed),
             run_ns: truth.ev_run_ns.load(Relaxed),
             wait_ns: truth.ev_wait_ns.load(Relaxed),
-        })
+        }
     }
 
     pub(super) fn next_listed(&self, me: Id, deadline_ns: u64) -> Result<Event> {
