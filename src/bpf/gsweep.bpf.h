@@ -104,7 +104,7 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 					now, &seen)) {
 				w->why = UMCG_R_TIMEDOUT;
 				w->parked_ns = now;
-				tell_runnable(g, idx, w->home);
+				tell_worker(g, idx, w->home);
 			}
 		} else if (held > PARK_MAX_NS) {
 			let_run(w);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, sleep};
-use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Mode, Reason, Server, Woken};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Mode, Reason, Woken};
 
 use super::{Test, full, short};
 use crate::client;
@@ -57,24 +57,6 @@ fn is_kernel(mode: Mode) -> bool {
     matches!(mode, Mode::Kernel { .. })
 }
 
-/// The next event; none when the last worker has left without one, as one does that
-/// the relief valve had let run.
-fn news_of(server: &mut Server, began: bool) -> Result<Option<Event>> {
-    for _ in 0..100 {
-        match server.next_event(umcg::after(Duration::from_millis(200))) {
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let members = server.group().list()?;
-                if began && members.iter().all(|it| it.id == server.id()) {
-                    return Ok(None);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Again => {}
-            event => return Ok(Some(event?)),
-        }
-    }
-    anyhow::bail!("nothing for 20 s: {:?}", server.group().list()?)
-}
-
 /// Each call once: a worker that blocks, yields, waits and ends; a wake of the server.
 fn api_body() -> Result<()> {
     let group = Group::create(&GroupConfig::default())?;
@@ -95,10 +77,11 @@ fn api_body() -> Result<()> {
     let mut woken = false;
     let limit = umcg::after(Duration::from_secs(20));
     while !reasons.contains(&Reason::Exited) {
-        let Some(news) = news_of(&mut server, !told.is_empty())? else {
-            break;
-        };
+        let news = server.next_event(limit)?;
         ensure!(news.cookie == 77, "{news:?}");
+        if news.reason == Reason::Exited {
+            break;
+        }
         told.push(news.reason);
         let event = server.run(news.worker, limit)?;
         ensure!(
@@ -163,7 +146,11 @@ fn two_processes_body() -> Result<()> {
     let mut server = group.register_server()?;
     let limit = umcg::after(Duration::from_secs(20));
     let (mut blocked, mut waited) = (0, 0);
-    while let Some(news) = news_of(&mut server, waited > 0)? {
+    loop {
+        let news = server.next_event(limit)?;
+        if news.reason == Reason::Exited {
+            break;
+        }
         match server.run(news.worker, limit)?.reason {
             Reason::Exited => break,
             Reason::Blocked { .. } => blocked += 1,

@@ -159,8 +159,7 @@ impl KernelGroup {
     /// Ends the real sleeps of all workers, of any process: they look at
     /// [`alive`](Self::alive) then. Servers look once in [`LOOK_NS`].
     pub(crate) fn rouse(&self) {
-        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
-        for index in SERVERS + 1..end.min(self.capacity) {
+        for index in self.worker_records() {
             let futex = self.futex(index);
             futex.fetch_add(1, crate::sync::Ordering::SeqCst);
             sys::futex_wake(futex);
@@ -178,10 +177,26 @@ impl KernelGroup {
         (Word(word), truth.why.load(Relaxed))
     }
 
-    /// Ends the calling thread's membership, in whatever group of this daemon.
+    /// Ends the calling thread's membership, in whatever group of this daemon: it stays
+    /// one elsewhere, so no server is told.
     pub(crate) fn leave_any(&self) {
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
-        let _ = self.run_call(&mut call, "unregister");
+        let _ = self.leave(intf::umcg_reason_UMCG_R_RESCUED);
+    }
+
+    fn leave(&self, reason: u32) -> Result<()> {
+        let op = intf::umcg_call_op_UMCG_CALL_UNREGISTER;
+        let mut call = self.call(op, reason.into());
+        let left = self.run_call(&mut call, "unregister").map(|_| ());
+        if !self.full {
+            sys::set_policy(false).map_err(os("unregister"))?;
+        }
+        left
+    }
+
+    /// The calling thread's member `me` leaves, to go on elsewhere.
+    pub(crate) fn move_away(&self, me: Id) -> Result<()> {
+        self.find(me, "unregister")?;
+        self.leave(intf::umcg_reason_UMCG_R_RESCUED)
     }
 
     /// `call`'s answer for who finds that nobody serves it any more.
@@ -379,12 +394,7 @@ impl Backend for KernelGroup {
 
     fn unregister(&self, me: Id) -> Result<()> {
         self.find(me, "unregister")?;
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
-        self.run_call(&mut call, "unregister")?;
-        if !self.full {
-            sys::set_policy(false).map_err(os("unregister"))?;
-        }
-        Ok(())
+        self.leave(intf::umcg_reason_UMCG_R_EXITED)
     }
 
     fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
