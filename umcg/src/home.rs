@@ -315,11 +315,13 @@ impl Home {
             }
             // pairs with wake()
         };
-        let mut result = served.group.register(kind, me.raw(), &mut told);
+        let newcomer = side.runs.load(Relaxed) == 0;
+        let mut enlist = || served.group.enlist(kind, me.raw(), newcomer, &mut told);
+        let mut result = enlist();
         if (result.as_ref()).is_err_and(|error| error.kind() == ErrorKind::Registered) {
             // In an instance that is over for the group, but not for BPF.
             served.group.leave_any();
-            result = served.group.register(kind, me.raw(), &mut told);
+            result = enlist();
         }
         match result {
             Ok(_) => true,

@@ -1,6 +1,7 @@
 //! Members and servers that go away, over the daemon, as nobody.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use umcg::backend::Backend;
@@ -8,10 +9,19 @@ use umcg::kernel::sys;
 use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Kind, Reason};
 
 use super::{Test, short};
-use crate::client::{self, worker};
-use crate::harness::{self, Verdict};
+use crate::client::{self, Name, serve, worker};
+use crate::harness::{self, Sched, Verdict};
 
-pub const TESTS: &[Test] = &[short("vm_group_exits_are_told_once", "group", 10, exits)];
+pub const TESTS: &[Test] = &[
+    short("vm_group_exits_are_told_once", "group", 10, exits),
+    short("vm_group_last_server_leaves_waits", "group", 10, waits),
+    short(
+        "vm_group_short_timeout_ejects_nobody",
+        "group",
+        10,
+        short_timeout,
+    ),
+];
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -79,6 +89,82 @@ fn rescued() -> Result<()> {
     }
     group.unregister(me)?;
     Ok(())
+}
+
+/// The only server goes while workers are inside of wait, yield and switch.
+fn unserved() -> Result<()> {
+    let group = client::group(8)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let names: Arc<[Name; 3]> = Arc::default();
+    let workers: Vec<_> = (0..3)
+        .map(|i| {
+            let names = names.clone();
+            worker(&group, i, move |group, me| {
+                names[i as usize].set(me);
+                for _ in 0..20 {
+                    let until = if i == 1 {
+                        sys::now_ns() + 20_000_000
+                    } else {
+                        u64::MAX
+                    };
+                    let _ = group.wait(me, until)?;
+                    group.yield_now(me)?;
+                }
+                // Neither is there a slot to hand on.
+                let other = names[(i as usize + 1) % 3].get();
+                let _ = group.switch(me, other, sys::now_ns() + 1_000_000);
+                Ok(())
+            })
+        })
+        .collect();
+    let mut waiting = 0;
+    while waiting < 3 {
+        let news = group.next_event(me, u64::MAX)?;
+        let end = group.run(me, news.worker, u64::MAX)?;
+        waiting += u64::from(end.reason == Reason::Waits && news.reason == Reason::New);
+    }
+    group.unregister(me)?;
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !workers.iter().all(|it| it.is_finished()) {
+        ensure!(Instant::now() < limit, "they hang: {:?}", group.list()?);
+        for name in [&names[0], &names[2]] {
+            let _ = group.wake(name.get());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for worker in workers {
+        worker.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    }
+    Ok(())
+}
+
+fn waits() -> Result<Verdict> {
+    in_client(unserved)
+}
+
+/// A worker has yielded, and its server computes for longer than the watchdog waits.
+fn late_server() -> Result<()> {
+    let group = client::group(4)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let yielder = worker(&group, 1, |group, me| Ok(group.yield_now(me)?));
+    let new = group.next_event(me, u64::MAX)?;
+    let event = group.run(me, new.worker, u64::MAX)?;
+    ensure!(event.reason == Reason::Yielded, "{event:?}");
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    serve(&group, me, 1)?;
+    yielder.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    Ok(())
+}
+
+fn short_timeout() -> Result<Verdict> {
+    let sched = Sched::start(&["--timeout-ms", "1000"])?;
+    client::spawn(late_server)?.result(LIMIT)?;
+    sched.no_ejection()?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
 }
 
 fn exits() -> Result<Verdict> {

@@ -304,6 +304,40 @@ impl KernelGroup {
         Err(Error::new(kind, name, call.ret.unsigned_abs().into()))
     }
 
+    /// As [`Backend::register`]; a worker that is no `newcomer` has run before, elsewhere.
+    pub(crate) fn enlist(
+        &self,
+        kind: Kind,
+        cookie: u64,
+        newcomer: bool,
+        told: &mut dyn FnMut(Id),
+    ) -> Result<Id> {
+        if !self.full {
+            sys::set_policy(true).map_err(os("register"))?;
+        }
+        let number = match kind {
+            Kind::Server => intf::umcg_member_kind_UMCG_M_SERVER,
+            Kind::Worker => intf::umcg_member_kind_UMCG_M_WORKER,
+        };
+        let (token, bell) = self.token(number)?;
+        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_REGISTER, 0);
+        (call.token, call.cookie) = (token, cookie);
+        let bell = bell.map(Bell::new).transpose().map_err(os("register"))?;
+        self.run_call(&mut call, "register")?;
+        let me = Id::from_raw(call.me);
+        told(me);
+        match kind {
+            Kind::Server => {
+                *self.seat(me) = Seat {
+                    taken: Vec::with_capacity(self.capacity as usize),
+                    bell: bell.map(Arc::new),
+                };
+            }
+            Kind::Worker => self.until_run(me, newcomer)?,
+        }
+        Ok(me)
+    }
+
     /// A right to register once, and a server's bell.
     fn token(&self, kind: u32) -> Result<([u64; 2], Option<OwnedFd>)> {
         let mut request = Request::new(Op::Tokens);
@@ -366,30 +400,7 @@ impl Backend for KernelGroup {
     }
 
     fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
-        if !self.full {
-            sys::set_policy(true).map_err(os("register"))?;
-        }
-        let number = match kind {
-            Kind::Server => intf::umcg_member_kind_UMCG_M_SERVER,
-            Kind::Worker => intf::umcg_member_kind_UMCG_M_WORKER,
-        };
-        let (token, bell) = self.token(number)?;
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_REGISTER, 0);
-        (call.token, call.cookie) = (token, cookie);
-        let bell = bell.map(Bell::new).transpose().map_err(os("register"))?;
-        self.run_call(&mut call, "register")?;
-        let me = Id::from_raw(call.me);
-        told(me);
-        match kind {
-            Kind::Server => {
-                *self.seat(me) = Seat {
-                    taken: Vec::with_capacity(self.capacity as usize),
-                    bell: bell.map(Arc::new),
-                };
-            }
-            Kind::Worker => self.until_run(me)?,
-        }
-        Ok(me)
+        self.enlist(kind, cookie, true, told)
     }
 
     fn unregister(&self, me: Id) -> Result<()> {
