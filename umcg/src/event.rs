@@ -8,7 +8,8 @@ use crate::word::{self, State, Word};
 /// A member of a group.
 ///
 /// The index is used again after a member left, with another generation: an old id
-/// never names a newcomer. Generations in use are odd.
+/// never names a newcomer. Nor does an id name a member of another group, but for one
+/// chance in 2^31. Generations in use are odd.
 #[doc(alias = "umcg_id")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Id {

@@ -106,6 +106,27 @@ fn selftest_wait_then_wake_makes_runnable_not_running() {
 }
 
 #[test]
+fn id_of_another_group_names_nobody() {
+    let (one, other) = (group(), group());
+    let server = one.register_server().expect("a server");
+    let theirs = other.clone();
+    let (tell, told) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _server = theirs.register_server().expect("a server");
+        told.recv().expect_err("the end");
+    });
+    while other.list().expect("members").is_empty() {
+        thread::yield_now();
+    }
+    let index = other.list().expect("members")[0].id.index();
+    assert_eq!(server.id().index(), index, "else it shows nothing");
+    let kind = other.wake(server.id()).expect_err("a stranger").kind();
+    assert_eq!(kind, ErrorKind::NotFound);
+    drop(tell);
+    thread.join().expect("it ran");
+}
+
+#[test]
 fn wake_that_comes_first_is_remembered_once() {
     let group = group();
     let mut server = group.register_server().expect("a server");

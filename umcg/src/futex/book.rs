@@ -68,6 +68,9 @@ pub(crate) struct Header {
     pub(crate) ticket: [AtomicU64; 4],
     /// 1: a notice was left while `kernel` was odd, so that it is on no list.
     pub(crate) unlisted: AtomicU32,
+    /// Even, another one in each group: what ids have their generations xored with, so
+    /// that an id of another group names nobody here.
+    salt: AtomicU32,
 }
 
 /// What a server and the worker that it runs tell each other.
@@ -216,6 +219,7 @@ impl Book {
             eight[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(eight), Relaxed);
         }
+        header.salt.store(random() as u32 & !1, Relaxed);
         header.version.store(VERSION, Relaxed);
         header.magic.store(MAGIC, Release);
         Ok(book)
@@ -338,7 +342,7 @@ impl Book {
             side.home.store(0, Relaxed);
             side.asleep.store(0, Relaxed);
             side.kind.store(kind, Release);
-            return Ok(Id::new(index, generation.wrapping_add(1)));
+            return Ok(self.id(index, generation.wrapping_add(1)));
         }
         Err(Error::new(
             ErrorKind::Full,
@@ -355,10 +359,11 @@ impl Book {
             side.last_cookie.store(side.cookie.load(Relaxed), Relaxed);
             side.last.store(id.raw(), Release);
             side.kind.store(0, Relaxed);
-            let next = id.generation().wrapping_add(1);
+            let generation = self.generation(id);
+            let next = generation.wrapping_add(1);
             let _ = worker
                 .gen_
-                .compare_exchange(id.generation(), next, AcqRel, Relaxed);
+                .compare_exchange(generation, next, AcqRel, Relaxed);
         }
     }
 
@@ -366,7 +371,8 @@ impl Book {
     pub(crate) fn member(&self, id: Id) -> Option<(&record::Worker, &Side)> {
         let index = id.index() as usize;
         let worker = self.workers().get(index)?;
-        if index == 0 || id.generation() & 1 == 0 || worker.gen_.load(Acquire) != id.generation() {
+        let generation = self.generation(id);
+        if index == 0 || generation & 1 == 0 || worker.gen_.load(Acquire) != generation {
             return None;
         }
         Some((worker, &self.sides()[index]))
@@ -379,7 +385,7 @@ impl Book {
             return 0;
         };
         let now = side.cookie.load(Acquire);
-        match self.workers()[index].gen_.load(Acquire) == id.generation() {
+        match self.workers()[index].gen_.load(Acquire) == self.generation(id) {
             true => now,
             false if side.last.load(Acquire) == id.raw() => side.last_cookie.load(Relaxed),
             false => 0,
@@ -389,8 +395,22 @@ impl Book {
     /// Who has record `index` now.
     pub(crate) fn id_at(&self, index: u32) -> Option<Id> {
         let generation = self.workers().get(index as usize)?.gen_.load(Acquire);
-        (index != 0 && generation & 1 == 1).then(|| Id::new(index, generation))
+        (index != 0 && generation & 1 == 1).then(|| self.id(index, generation))
     }
+
+    fn id(&self, index: u32, generation: u32) -> Id {
+        Id::new(index, generation ^ self.header().salt.load(Relaxed))
+    }
+
+    /// What `id`'s record has in `gen_` while it is a member.
+    fn generation(&self, id: Id) -> u32 {
+        id.generation() ^ self.header().salt.load(Relaxed)
+    }
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 /// The caller's pid namespace.
