@@ -17,7 +17,6 @@ pub const TESTS: &[Test] = &[
     short("vm_group_cycles_unprivileged", "group", 30, cycles::<2000>),
     short("vm_group_switch_ping_pong", "group", 10, switch_ping_pong),
     short("vm_group_wake_before_wait", "group", 10, wake_before_wait),
-    short("vm_group_wake_storm_loses_none", "group", 10, wake_storm),
     short("vm_group_wait_times_out", "group", 10, wait_times_out),
     short("vm_group_kick_preempts", "group", 10, kick),
     short("vm_group_fault_is_told_apart", "group", 10, fault),
@@ -217,32 +216,6 @@ fn wake_before_wait() -> Result<Verdict> {
             let seen = serve(group, me, 1)?;
             join_all(vec![waiter, waker])?;
             seen.check(group)
-        })
-    })
-}
-
-const STORM: u64 = 60_000;
-
-/// More wakes at once than the group's bucket holds: each takes effect, late maybe.
-fn wake_storm() -> Result<Verdict> {
-    in_client(|| {
-        with_server(4, |group, me| {
-            let (began, server) = (Instant::now(), me);
-            let wakers = (0..2)
-                .map(|_| {
-                    let group = group.clone();
-                    std::thread::spawn(move || -> Result<()> {
-                        for i in 0..STORM {
-                            group.wake(server).with_context(|| format!("wake {i}"))?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            join_all(wakers)?;
-            let rate = 2.0 * STORM as f64 / began.elapsed().as_secs_f64();
-            println!("metric group_wake_storm per_s={rate:.0}");
-            Ok(())
         })
     })
 }

@@ -12,6 +12,7 @@ use crate::client;
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
 
 pub const TESTS: &[Test] = &[
+    short("vm_group_wake_storm_loses_none", "group", 10, wake_storm),
     short("vm_group_api_selftest_unprivileged", "group", 5, api),
     short(
         "vm_group_runtime_selftest_unprivileged",
@@ -55,6 +56,29 @@ fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
 
 fn is_kernel(mode: Mode) -> bool {
     matches!(mode, Mode::Kernel { .. })
+}
+
+const STORM: u64 = 60_000;
+
+/// More wakes at once than the group's bucket holds: each takes effect, late maybe.
+fn wake_storm_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let server = group.register_server()?;
+    let (began, id) = (Instant::now(), server.id());
+    let waker = || {
+        let group = group.clone();
+        std::thread::spawn(move || (0..STORM).try_for_each(|_| group.wake(id)))
+    };
+    for thread in [waker(), waker()] {
+        thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    }
+    let rate = 2.0 * STORM as f64 / began.elapsed().as_secs_f64();
+    println!("metric group_wake_storm per_s={rate:.0}");
+    Ok(())
+}
+
+fn wake_storm() -> Result<Verdict> {
+    in_client(wake_storm_body)
 }
 
 /// Each call once: a worker that blocks, yields, waits and ends; a wake of the server.
