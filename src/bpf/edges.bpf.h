@@ -307,7 +307,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 			member_blocks(p, t, block_flags(p), block_call(p), now);
 			return;
 		}
-		member_gone(p, t);
+		member_gone(p, t, UMCG_R_EXITED);
 	}
 	word_move(&w->word, &w->since_ns, FROM(UMCG_RUNNING) | FROM(UMCG_NONE),
 		  UMCG_BLOCKED | block_flags(p), now);

@@ -19,9 +19,6 @@
 #define ALLOC_TRIES 128
 #define BUCKET_STEP_NS (5 * NSEC_PER_USEC)	/* 200,000 wakes and kicks a second */
 #define BUCKET_BURST_NS (50 * NSEC_PER_MSEC)	/* of which 10,000 at once */
-#define SCHED_EXT_POLICY 7
-
-const volatile bool umcg_partial;	/* members must be SCHED_EXT by themselves */
 
 /* One token of the group's bucket. False: too fast. */
 static __always_inline bool bucket_take(struct umcg_group *head, u64 now)
@@ -50,7 +47,7 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 					 UMCG_F_PENDING, now, &seen))
 				continue;
 			m->why = UMCG_R_WOKEN;
-			tell_runnable(g, idx, m->home);
+			tell_worker(g, idx, m->home);
 			/* Released meanwhile, it may have read IDLE before. */
 			return READ_ONCE(m->held) ? UMCG_WAKE_DONE : UMCG_WAKE_FUTEX;
 		}
@@ -59,15 +56,24 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 			return word_state(word) == UMCG_IDLE ?
 				UMCG_WAKE_FUTEX : UMCG_WAKE_DONE;
 	}
-	return -EAGAIN;
+	return -EBUSY;	/* every try met another edge: the library asks again */
 	/* pairs with go_idle(), and with the library's futex wait */
 }
 
-/* A free record of @kind, claimed by its generation. 0: none was found. */
-static __always_inline u32 member_alloc(void *truth, struct umcg_group *head, u32 kind)
+static __always_inline bool record_claim(struct umcg_member *m)
 {
-	u32 first = 1, count = UMCG_GROUP_SERVERS, at = 0, idx, gen;
+	u32 gen = READ_ONCE(m->gen);
+
+	return !(gen & 1) && umcg_cmpxchg(&m->gen, gen, gen + 1) == gen;
+}
+
+/* A free record of @kind, claimed by its generation. 0: none was found. */
+static __always_inline u32 member_alloc(void *truth, void *desks,
+					struct umcg_group *head, u32 kind)
+{
+	u32 first = 1, count = UMCG_GROUP_SERVERS, at = 0, idx, spare = 0;
 	struct umcg_member *m;
+	struct umcg_desk *desk;
 	int i;
 
 	if (kind == UMCG_M_WORKER) {
@@ -80,13 +86,18 @@ static __always_inline u32 member_alloc(void *truth, struct umcg_group *head, u3
 	bpf_for(i, 0, ALLOC_TRIES) {
 		idx = first + (at + i) % count;
 		m = member_at(truth, idx);
-		if (!m)
+		desk = desk_at(desks, idx);
+		if (!m || !desk)
 			return 0;
-		gen = READ_ONCE(m->gen);
-		if (!(gen & 1) && umcg_cmpxchg(&m->gen, gen, gen + 1) == gen)
+		if (READ_ONCE(m->gen) & 1)
+			continue;
+		if (READ_ONCE(desk->left_id))
+			spare = idx;
+		else if (record_claim(m))
 			return idx;
 	}
-	return 0;
+	m = spare ? member_at(truth, spare) : NULL;
+	return m && record_claim(m) ? spare : 0;
 }
 
 static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk *desk,
@@ -135,7 +146,7 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->member = 0;
 	if (tok->kind == UMCG_M_NONE)
 		return 0;
-	idx = member_alloc(truth, head, tok->kind);
+	idx = member_alloc(truth, desks, head, tok->kind);
 	m = idx ? member_at(truth, idx) : NULL;
 	desk = idx ? desk_at(desks, idx) : NULL;
 	if (!m || !desk)
@@ -179,10 +190,7 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 		return -EALREADY;
 	if (t->kind != UMCG_K_WORKER || !t->idx)
 		return -EUSERS;
-	if (call->op == UMCG_CALL_REGISTER &&
-	    (umcg_partial ? p->policy != SCHED_EXT_POLICY :
-	     p->policy && p->policy != SCHED_BATCH && p->policy != SCHED_IDLE &&
-	     p->policy != SCHED_EXT_POLICY))
+	if (call->op == UMCG_CALL_REGISTER && !class_fits(p))
 		return -EPERM;
 	err = token_take(call, p, &tok);
 	if (err)
@@ -251,7 +259,8 @@ int umcg_client(struct umcg_group_call *call)
 		break;
 	case UMCG_CALL_UNREGISTER:
 		call->ret = is_member(t) ? 0 : -ENOENT;
-		member_gone(p, t);
+		member_gone(p, t, call->target == UMCG_R_RESCUED ?
+			    UMCG_R_RESCUED : UMCG_R_EXITED);
 		kick(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
 		break;
 	case UMCG_CALL_WAKE:
@@ -330,7 +339,7 @@ int BPF_PROG(umcg_exec, struct task_struct *p)
 	struct umcg_task *t = task_ctx(p);
 
 	if (t && is_member(t))
-		member_gone(p, t);
+		member_gone(p, t, UMCG_R_EXITED);
 	return 0;
 }
 

@@ -9,8 +9,8 @@
  *          2. workers that wait: past their deadline: RUNNABLE; parked for
  *             PARK_MAX: let run as ghosts, to sleep for real;
  *          3. workers that may run: since 50 ms after a wake-up (they may hold
- *             kernel locks), 1 s else, ABSENT_NS if no server can take them:
- *             let run, RESCUED;
+ *             kernel locks), 1 s else (the relief budget, if that is less),
+ *             ABSENT_NS if no server can take them: let run, RESCUED;
  *          4. whoever dies, stops or freezes: at once.
  * State:   umcg_member.held, the cursor.
  * Called from: the relief timer (softirq).
@@ -104,14 +104,18 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 					now, &seen)) {
 				w->why = UMCG_R_TIMEDOUT;
 				w->parked_ns = now;
-				tell_runnable(g, idx, w->home);
+				tell_worker(g, idx, w->home);
 			}
 		} else if (held > PARK_MAX_NS) {
 			let_run(w);
 		}
 		return;
 	}
-	limit = w->why == UMCG_R_UNBLOCKED ? WOKEN_NS : VOLUNTARY_NS;
+	limit = relief_budget();	/* it counts for the watchdog while it is held */
+	if (limit > VOLUNTARY_NS)
+		limit = VOLUNTARY_NS;
+	if (w->why == UMCG_R_UNBLOCKED && limit > WOKEN_NS)
+		limit = WOKEN_NS;
 	if (held > ABSENT_NS && server_cannot(truth, w))
 		limit = 0;
 	if (held > limit)

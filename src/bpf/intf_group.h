@@ -50,7 +50,8 @@ enum umcg_reason {
 	UMCG_R_YIELDED = 8,	/* these two are listed as well: it is RUNNABLE */
 	UMCG_R_TIMEDOUT = 9,	/* listed: its wait is over by time */
 	UMCG_R_EXITED = 10,	/* exit, exec, class change, unregister */
-	UMCG_R_RESCUED = 11,	/* listed again after the relief valve let it run */
+	UMCG_R_RESCUED = 11,	/* listed again after the relief valve let it run; as the
+				 * end of run(): it moves to another way of being served */
 	UMCG_R_REFUSED = 12,	/* the request failed: ev_nr = -errno */
 	UMCG_R_UNBLOCKED = 13,	/* listed: it blocked in the kernel and may go on */
 };
@@ -131,6 +132,11 @@ struct umcg_member {
  *   protocol with `queued` and `next` of the workers' desks, indexes are those
  *   of members. BPF pushes and never follows a link. `resync`: a push failed,
  *   or servers changed: walk the truth for RUNNABLE workers that are not queued.
+ * `left_*` (worker): the notice that somebody left this record without a slot, so that
+ *   no run() tells it. BPF writes it, left_id last (full barrier), and links the desk as
+ *   for a RUNNABLE worker; who takes it off a list exchanges left_id for 0 and reports
+ *   it, once. A record with a notice is given out again only when there is no other:
+ *   a second notice would take its place.
  * `poked`: set by a wake of the server, which then returns from its wait for events.
  * `asleep` (server): struct umcg_server's sleep protocol: 1 before poll() on the
  *   bell, then look at the list and at truth.cur once more. BPF: xchg -> 0, the
@@ -146,6 +152,11 @@ struct umcg_desk {
 	u32 poked;		/* server: somebody woke the server itself */
 	u64 target;		/* Id */
 	u64 deadline_ns;	/* CLOCK_MONOTONIC; ~0 = none */
+	u64 left_id;		/* 0, or who left */
+	u64 left_cookie;
+	u64 left_at_ns;
+	u64 left_run_ns;
+	u64 left_wait_ns;
 
 	u64 runnable __attribute__((aligned(64)));
 	u32 resync;
@@ -180,7 +191,7 @@ enum umcg_group_flags {
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */
 enum umcg_call_op {
 	UMCG_CALL_REGISTER = 1,		/* token, cookie, target = wanted home -> me */
-	UMCG_CALL_UNREGISTER = 2,
+	UMCG_CALL_UNREGISTER = 2,	/* target = UMCG_R_EXITED, or RESCUED: nobody is told */
 	UMCG_CALL_WAKE = 3,		/* target, cookie = gen << 32 | group; any member, or */
 	UMCG_CALL_KICK = 4,		/* any thread that once gave a token: ATTACH */
 	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick */

@@ -6,7 +6,8 @@
  *          2. enqueue: holds who waits: runnable for the kernel, on no queue;
  *          3. running, stopping, quiescent, runnable: edges, charge, the slot's
  *             place in the system policy, events;
- *          4. a member goes: its slot goes back, its workers are told.
+ *          4. a member goes: its slot goes back, a server is told of a worker, and
+ *             another server of a server's workers.
  * State:   umcg_member, umcg_task.ghost/left.
  * Called from: the ops of these names, for members only; unregister.
  * Races:   order of a voluntary switch: yield, dispatch, stopping, enqueue, and
@@ -25,6 +26,18 @@
 
 #include "preempt.bpf.h"
 #include "slot.bpf.h"
+
+#define SCHED_EXT_POLICY 7
+
+const volatile bool umcg_partial;	/* members must be SCHED_EXT by themselves */
+
+/* Whether @p's class is one that we schedule. */
+static __always_inline bool class_fits(const struct task_struct *p)
+{
+	return p->policy == SCHED_EXT_POLICY ||
+	       (!umcg_partial && (!p->policy || p->policy == SCHED_BATCH ||
+				  p->policy == SCHED_IDLE));
+}
 
 static __always_inline void member_yield(struct umcg_task *t)
 {
@@ -211,7 +224,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	if (READ_ONCE(m->slot) && unhold(m))
 		return false;
 	if (tell)
-		tell_runnable(t->group, t->member, m->home);
+		tell_worker(t->group, t->member, m->home);
 	return true;
 }
 
@@ -396,13 +409,34 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 	server_poke(head, truth, desks, si);
 }
 
-static __always_inline void member_goes(struct task_struct *p, struct umcg_task *t)
+/* Worker @m leaves without a slot: the notice, for whoever takes its desk off a list. */
+static __always_inline bool leave_notice(struct umcg_task *t, struct umcg_member *m,
+					 u64 now)
+{
+	void *desks = desks_of(t);
+	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+
+	if (!desk)
+		return false;
+	desk->left_cookie = m->cookie;
+	desk->left_at_ns = now;
+	desk->left_run_ns = m->run_ns;
+	desk->left_wait_ns = m->wait_ns;
+	umcg_xchg(&desk->left_id, member_id(m, t->member));
+	return true;
+	/* pairs with the library's take_left() */
+}
+
+static __always_inline void member_goes(struct task_struct *p, struct umcg_task *t,
+					u32 reason)
 {
 	struct umcg_member *m;
 	struct umcg_group *head;
 	s32 cpu = scx_bpf_task_cpu(p);
 	u64 seen, now = umcg_now();
+	bool notice = false;
 	void *truth;
+	u32 home;
 
 	if (!is_member(t))
 		return;
@@ -413,26 +447,33 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 		m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 		member_edge(m, FROM_ANY, UMCG_NONE, UMCG_F_PENDING, now, &seen);
 		umcg_xchg(&m->held, 0);
-		if (t->kind == UMCG_K_GWORKER)
-			slot_give_back(truth, t, m, UMCG_R_EXITED, 0, cpu, now);
-		else
+		home = m->home;
+		if (t->kind != UMCG_K_GWORKER)
 			server_gone(t, head, truth, m);
+		else if (!slot_give_back(truth, t, m, reason, 0, cpu, now) &&
+			 reason == UMCG_R_EXITED)
+			notice = leave_notice(t, m, now);
 		m->kind = UMCG_M_NONE;
 		m->tid = 0;
 		umcg_xchg(&m->gen, m->gen + 1);
 		__sync_fetch_and_add(&head->members, -1);
+		if (notice)
+			tell_worker(t->group, t->member, home);
 	}
 	t->ghost = 0;
 	t->left = 0;
 	t->kind = UMCG_K_WORKER;
 }
 
-/* Exit, exec, class change, unregister: back to an ordinary worker. */
+/*
+ * Back to an ordinary worker. @reason: UMCG_R_EXITED for exit, exec, class change,
+ * unregister; UMCG_R_RESCUED when it stays a member elsewhere: nobody is told.
+ */
 __weak int member_gone(struct task_struct *p __arg_trusted,
-		       struct umcg_task *t __arg_nonnull)
+		       struct umcg_task *t __arg_nonnull, u32 reason)
 {
 	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
-	member_goes(p, t);
+	member_goes(p, t, reason);
 	bpf_rcu_read_unlock();
 	return 0;
 }

@@ -7,7 +7,8 @@
  *             lets the server go on;
  *          3. due: members that have to be put on a CPU, a list per CPU that
  *             its next dispatch takes; only dispatch can queue a held task;
- *          4. tell: a worker that may run again is linked on a server's list.
+ *          4. tell: a worker that may run again, or has left without a slot, is
+ *             linked on a server's list.
  * State:   umcg_member.slot/cur/held/ev_*, umcg_group.idle, umcg_cpu.due, desks.
  * Called from: dispatch, enqueue, quiescent, disable (rq lock); timer; SYSCALL
  *          programs under RCU.
@@ -311,8 +312,8 @@ static __always_inline void tell(u32 g, u32 idx, u32 home)
 	server_poke(head, truth, desks, READ_ONCE(w->queued) ?: si);
 }
 
-/* Worker @idx is RUNNABLE: a server hears of it, once. */
-__weak int tell_runnable(u32 g, u32 idx, u32 home)
+/* Worker @idx is RUNNABLE, or has left: a server hears of it, once. */
+__weak int tell_worker(u32 g, u32 idx, u32 home)
 {
 	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
 	tell(g, idx, home);

@@ -85,8 +85,9 @@ static __always_inline void task_disable(struct task_struct *p)
 	if (!t)
 		return;
 	pending_lower(t);
+	/* Its class is ours yet: the scheduler ends, not the membership. */
 	if (is_member(t))
-		member_gone(p, t);
+		member_gone(p, t, class_fits(p) ? UMCG_R_RESCUED : UMCG_R_EXITED);
 	if (t->kind != UMCG_K_WORKER)
 		return;
 	w = worker_rec(t->idx);
@@ -105,7 +106,7 @@ static __always_inline void task_exit(struct task_struct *p)
 	struct umcg_task *t = task_ctx(p);
 
 	if (t && is_member(t))
-		member_gone(p, t);
+		member_gone(p, t, UMCG_R_EXITED);
 	if (!t || t->kind != UMCG_K_WORKER)
 		return;
 	pending_lower(t);

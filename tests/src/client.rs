@@ -105,12 +105,6 @@ impl Client {
     }
 }
 
-/// Workers of this process that have left. A server is told so by `Exited` only of
-/// those that had its slot: one that the relief valve let run leaves without it.
-static LEFT: AtomicU64 = AtomicU64::new(0);
-/// Of these, those whom an earlier [`serve`] has waited for.
-static SERVED: AtomicU64 = AtomicU64::new(0);
-
 /// A worker thread: registers, runs `body`, unregisters.
 pub fn worker(
     group: &Arc<KernelGroup>,
@@ -122,7 +116,6 @@ pub fn worker(
         let me = group.register(Kind::Worker, cookie, &mut |_| {})?;
         let result = body(&group, me);
         group.unregister(me)?;
-        LEFT.fetch_add(1, Ordering::SeqCst);
         result
     })
 }
@@ -137,6 +130,8 @@ pub struct Seen {
     pub yielded: u64,
     pub preempted: u64,
     pub exited: u64,
+    /// Told by `next_event`, without a slot.
+    pub left: u64,
     pub again: u64,
     pub woken: u64,
     pub listed: u64,
@@ -186,15 +181,18 @@ const PATIENCE_NS: u64 = 20_000_000_000;
 pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
     let mut seen = Seen::default();
     let mut ready = VecDeque::new();
-    let served = SERVED.load(Ordering::SeqCst);
     let mut last = sys::now_ns();
-    let left = || LEFT.load(Ordering::SeqCst).saturating_sub(served);
-    while left().max(seen.exited) < exits {
+    while seen.exited + seen.left < exits {
         let deadline = match ready.is_empty() {
             true => sys::now_ns() + 20_000_000,
             false => 0,
         };
         match group.next_event(me, deadline) {
+            Ok(event) if event.reason == Reason::Exited => {
+                seen.left += 1;
+                last = sys::now_ns();
+                continue;
+            }
             Ok(event) => {
                 seen.listed += 1;
                 match event.reason {
@@ -235,7 +233,7 @@ pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
             Err(error) => bail!("run: {error}; {seen:?}"),
         }
     }
-    SERVED.fetch_add(exits, Ordering::SeqCst);
+    ensure!(seen.exited + seen.left == exits, "told twice: {seen:?}");
     Ok(seen)
 }
 

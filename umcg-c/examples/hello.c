@@ -37,7 +37,8 @@ int main(void)
 		pthread_create(&thread[i], NULL, work, (void *)i);
 	while (live) {
 		if (umcg_next_event(UMCG_FOREVER, &event) ||
-		    umcg_run(event.worker, UMCG_FOREVER, &event))
+		    (event.reason != UMCG_REASON_EXITED &&
+		     umcg_run(event.worker, UMCG_FOREVER, &event)))
 			continue;
 		live -= event.reason == UMCG_REASON_EXITED;
 	}

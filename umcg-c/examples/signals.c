@@ -71,7 +71,8 @@ int main(int argc, char **argv)
 		setitimer(which, &every, NULL);
 	while (live) {
 		if (umcg_next_event(UMCG_FOREVER, &event) ||
-		    umcg_run(event.worker, UMCG_FOREVER, &event))
+		    (event.reason != UMCG_REASON_EXITED &&
+		     umcg_run(event.worker, UMCG_FOREVER, &event)))
 			continue;
 		live -= event.reason == UMCG_REASON_EXITED;
 		preempted += event.reason == UMCG_REASON_PREEMPTED;

@@ -87,6 +87,10 @@ fn serve(group: &Group) -> umcg::Result<(u64, u64)> {
     let (mut live, mut runs) = (2u64, 0);
     while live > 0 {
         let next = server.next_event(FOREVER)?;
+        if next.reason == Reason::Exited {
+            live -= 1;
+            continue;
+        }
         match server.run(next.worker, FOREVER) {
             Ok(event) => live -= u64::from(event.reason == Reason::Exited),
             Err(error) if error.kind() == ErrorKind::WrongState => {}

@@ -28,8 +28,11 @@ fn main() -> umcg::Result<()> {
     while live > 0 {
         // Who is RUNNABLE, oldest first; then let it run until it stops.
         let next = server.next_event(FOREVER)?;
-        let event = server.run(next.worker, FOREVER)?;
-        if event.reason == Reason::Exited {
+        let reason = match next.reason {
+            Reason::Exited => Reason::Exited, // it left on its own
+            _ => server.run(next.worker, FOREVER)?.reason,
+        };
+        if reason == Reason::Exited {
             live -= 1;
         }
     }

@@ -83,6 +83,7 @@ fn serve(server: &mut Server, quantum: impl Fn() -> u64) -> umcg::Result<(u64, u
     while live > 0 {
         let next = server.next_event(FOREVER)?;
         if !next.reason.is_runnable() {
+            live -= u64::from(next.reason == Reason::Exited);
             continue;
         }
         match server.run(next.worker, quantum()) {

@@ -56,7 +56,7 @@ enum {
 	UMCG_REASON_PREEMPTED = 7,	/* R, and N: it is RUNNABLE */
 	UMCG_REASON_YIELDED = 8,	/* R, and N: it is RUNNABLE */
 	UMCG_REASON_TIMED_OUT = 9,	/* N: its wait is over by time */
-	UMCG_REASON_EXITED = 10,	/* R: it is no member any more */
+	UMCG_REASON_EXITED = 10,	/* R, or N if it had no slot: it is no member any more */
 	UMCG_REASON_RESCUED = 11,	/* R: it runs on outside of any slot */
 };
 

@@ -8,7 +8,8 @@ use crate::word::{self, State, Word};
 /// A member of a group.
 ///
 /// The index is used again after a member left, with another generation: an old id
-/// never names a newcomer. Generations in use are odd.
+/// never names a newcomer. Nor does an id name a member of another group, but for one
+/// chance in 2^31. Generations in use are odd.
 #[doc(alias = "umcg_id")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Id {
@@ -92,7 +93,8 @@ pub enum Reason {
     Yielded,
     /// From `next_event`: its wait is over by time, it is RUNNABLE.
     TimedOut,
-    /// From `run`: it is no member any more.
+    /// It is no member any more. Told once of each worker: from `run`, or from
+    /// `next_event` of one that had no slot when it left.
     Exited,
     /// From `run`: it runs on outside of any slot: released by the relief valve, or
     /// what served the group is gone. It is listed when it is RUNNABLE again.
@@ -129,7 +131,7 @@ impl Reason {
 /// News of a worker for a server.
 ///
 /// From `Server::run`: what became of the worker in the slot. From
-/// `Server::next_event`: a worker is RUNNABLE and waits for a server. Every entry into
+/// `Server::next_event`: a worker is RUNNABLE and waits for a server, or has left. Every entry into
 /// RUNNABLE is told by `next_event`, also when `run` told it already, unless the worker
 /// was run again before that. So a queue of workers to run is fed from `next_event` alone.
 ///

@@ -137,7 +137,8 @@ impl Group {
     /// a change of mode may do that, too.
     ///
     /// On a tie with the wait's deadline either may win; a wake that loses is
-    /// remembered.
+    /// remembered. In kernel mode more than 200,000 wakes and kicks of a group in a
+    /// second are slowed down to that rate; none is dropped.
     ///
     /// # Errors
     ///

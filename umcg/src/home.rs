@@ -315,11 +315,13 @@ impl Home {
             }
             // pairs with wake()
         };
-        let mut result = served.group.register(kind, me.raw(), &mut told);
+        let newcomer = side.runs.load(Relaxed) == 0;
+        let mut enlist = || served.group.enlist(kind, me.raw(), newcomer, &mut told);
+        let mut result = enlist();
         if (result.as_ref()).is_err_and(|error| error.kind() == ErrorKind::Registered) {
             // In an instance that is over for the group, but not for BPF.
             served.group.leave_any();
-            result = served.group.register(kind, me.raw(), &mut told);
+            result = enlist();
         }
         match result {
             Ok(_) => true,
@@ -355,7 +357,7 @@ impl Home {
         }
         if let Some(served) = served {
             // It may be served yet, when only this thread was not.
-            let _ = served.group.unregister(id);
+            let _ = served.group.move_away(id);
         }
         (word, why)
     }
@@ -420,6 +422,10 @@ impl Home {
 
     fn server_to_book(&self, me: Id, served: &Served) -> Result<()> {
         self.retire(served.number, Some(&served.group));
+        for event in served.group.take_all_left() {
+            self.futex
+                .tell_left(Id::from_raw(event.cookie), Word(event.tag));
+        }
         self.to_book(me, Kind::Server, Some(served));
         self.arrive(me)
     }
@@ -433,7 +439,11 @@ impl Home {
             ..event
         };
         if let Some(side) = self.futex.book().sides().get(id.index() as usize) {
-            named.cookie = side.cookie.load(Relaxed);
+            named.cookie = self.futex.book().cookie(id);
+            if event.reason == Reason::Exited {
+                side.first_told(id);
+                self.futex.forget_dead(id);
+            }
             if event.reason == Reason::New && side.runs.load(Relaxed) != 0 {
                 named.reason = Reason::Woken;
             }
@@ -461,10 +471,26 @@ impl Home {
     }
 
     pub(crate) fn unregister(&self, me: Id) -> Result<()> {
-        if let Some((served, id)) = self.at_kernel(me) {
-            let _ = served.group.unregister(id);
+        let told = self.at_kernel(me).is_some_and(|(served, id)| {
+            // BPF may have seen it leave before, by a change of class.
+            served.group.unregister(id).is_ok() || served.group.has_left(id)
+        });
+        self.futex.leave(me, told)?;
+        self.call_for_unlisted();
+        Ok(())
+    }
+
+    /// A server at the kernel has to look at the book, where somebody left a notice.
+    fn call_for_unlisted(&self) {
+        if self.futex.book().header().unlisted.load(Relaxed) == 0 {
+            return;
         }
-        self.futex.unregister(me)
+        let members = self.futex.list().unwrap_or_default();
+        let server = members.iter().find(|it| it.kind == Kind::Server);
+        if let Some(server) = server {
+            let _ = self.wake(server.id);
+        }
+        // pairs with next_event()
     }
 
     pub(crate) fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
@@ -548,6 +574,9 @@ impl Home {
                 }
                 return self.futex.next_event(me, deadline_ns);
             };
+            if let Some(event) = self.futex.take_unlisted() {
+                return Ok(event);
+            }
             match served.group.next_event(id, clock_to_machine(deadline_ns)) {
                 Ok(event) => return Ok(self.named(event)),
                 Err(error) if lost(&error) => self.server_to_book(me, &served)?,

@@ -8,7 +8,7 @@ impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]>
         Self([<T as Default>::default(); N])
     }
 }
-pub const UMCG_ABI: u32 = 1;
+pub const UMCG_ABI: u32 = 2;
 pub type u8_ = ::std::os::raw::c_uchar;
 pub type u16_ = ::std::os::raw::c_ushort;
 pub type u32_ = ::std::os::raw::c_uint;
@@ -579,7 +579,11 @@ pub struct umcg_desk {
     pub poked: u32_,
     pub target: u64_,
     pub deadline_ns: u64_,
-    pub __bindgen_padding_0: __BindgenOpaqueArray<[u8; 40usize]>,
+    pub left_id: u64_,
+    pub left_cookie: u64_,
+    pub left_at_ns: u64_,
+    pub left_run_ns: u64_,
+    pub left_wait_ns: u64_,
     pub runnable: u64_,
     pub resync: u32_,
     pub asleep: u32_,
@@ -595,6 +599,15 @@ const _: () = {
     ["Offset of field: umcg_desk::target"][::std::mem::offset_of!(umcg_desk, target) - 8usize];
     ["Offset of field: umcg_desk::deadline_ns"]
         [::std::mem::offset_of!(umcg_desk, deadline_ns) - 16usize];
+    ["Offset of field: umcg_desk::left_id"][::std::mem::offset_of!(umcg_desk, left_id) - 24usize];
+    ["Offset of field: umcg_desk::left_cookie"]
+        [::std::mem::offset_of!(umcg_desk, left_cookie) - 32usize];
+    ["Offset of field: umcg_desk::left_at_ns"]
+        [::std::mem::offset_of!(umcg_desk, left_at_ns) - 40usize];
+    ["Offset of field: umcg_desk::left_run_ns"]
+        [::std::mem::offset_of!(umcg_desk, left_run_ns) - 48usize];
+    ["Offset of field: umcg_desk::left_wait_ns"]
+        [::std::mem::offset_of!(umcg_desk, left_wait_ns) - 56usize];
     ["Offset of field: umcg_desk::runnable"][::std::mem::offset_of!(umcg_desk, runnable) - 64usize];
     ["Offset of field: umcg_desk::resync"][::std::mem::offset_of!(umcg_desk, resync) - 72usize];
     ["Offset of field: umcg_desk::asleep"][::std::mem::offset_of!(umcg_desk, asleep) - 76usize];

@@ -83,8 +83,8 @@ impl Server {
         self.group.inner.run(self.id, worker, deadline_ns)
     }
 
-    /// The oldest news: a worker that is RUNNABLE and waits for a server, or what the
-    /// worker in the slot did after a `run` that timed out. Server: RUNNING -> IDLE ->
+    /// The oldest news: a worker that is RUNNABLE and waits for a server, one that has
+    /// left without a slot (`Exited`), or what the worker in the slot did after a `run` that timed out. Server: RUNNING -> IDLE ->
     /// RUNNING while there is none. RUNNABLE workers 0.
     ///
     /// Each entry of a worker into RUNNABLE is told once, to one server: its home, which
@@ -194,7 +194,7 @@ impl Worker {
         tls::follow_kick();
     }
 
-    /// Worker: RUNNING -> NONE; its server gets `Exited`. The thread goes on, outside of
+    /// Worker: RUNNING -> NONE; its server, or another one, gets `Exited`. The thread goes on, outside of
     /// the group.
     ///
     /// # Errors

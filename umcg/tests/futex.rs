@@ -51,6 +51,10 @@ fn serve(server: &mut Server, mut live: usize) -> usize {
     let mut runs = 0;
     while live > 0 {
         let event = next(server);
+        if event.reason == Reason::Exited {
+            live -= 1;
+            continue;
+        }
         match server.run(event.worker, soon()) {
             Ok(event) if event.reason == Reason::Exited => live -= 1,
             Ok(_) => {}
@@ -99,6 +103,27 @@ fn selftest_wait_then_wake_makes_runnable_not_running() {
     assert_eq!((event.worker, event.reason), (id, Reason::Woken));
     assert_eq!(run(&mut server, id).reason, Reason::Exited);
     assert_eq!(thread.join().expect("it ran"), Woken::Woken);
+}
+
+#[test]
+fn id_of_another_group_names_nobody() {
+    let (one, other) = (group(), group());
+    let server = one.register_server().expect("a server");
+    let theirs = other.clone();
+    let (tell, told) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _server = theirs.register_server().expect("a server");
+        told.recv().expect_err("the end");
+    });
+    while other.list().expect("members").is_empty() {
+        thread::yield_now();
+    }
+    let index = other.list().expect("members")[0].id.index();
+    assert_eq!(server.id().index(), index, "else it shows nothing");
+    let kind = other.wake(server.id()).expect_err("a stranger").kind();
+    assert_eq!(kind, ErrorKind::NotFound);
+    drop(tell);
+    thread.join().expect("it ran");
 }
 
 #[test]
@@ -411,6 +436,66 @@ fn killed_process_leaves_nothing_behind() {
     assert_eq!((event.reason, event.cookie), (Reason::Exited, 9));
     killer.join().expect("it ran");
     assert_eq!(group.list().expect("members").len(), 1);
+}
+
+#[test]
+fn killed_process_whose_worker_waits_is_told() {
+    let group = group();
+    let fd = group.as_fd().try_clone_to_owned().expect("a file");
+    // SAFETY: as above.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let _ = Group::open(fd)
+            .and_then(|group| group.register_worker(9))
+            .and_then(|mut me| me.wait(FOREVER));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(1) };
+    }
+    let mut server = group.register_server().expect("a server");
+    let id = next(&mut server).worker;
+    assert_eq!(run(&mut server, id).reason, Reason::Waits);
+    // SAFETY: our own child.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    let event = next(&mut server);
+    assert_eq!((event.worker, event.reason), (id, Reason::Exited));
+    assert_eq!(event.cookie, 9);
+    let twice = server.next_event(0).expect_err("told once");
+    assert_eq!(twice.kind(), ErrorKind::TimedOut);
+}
+
+#[test]
+fn exit_of_a_worker_whose_server_left_is_told_to_the_next_one() {
+    for ends_first in [false, true] {
+        let group = group();
+        let go_on = Arc::new(AtomicBool::new(false));
+        let seen = go_on.clone();
+        let thread = worker(&group, 7, move |_| {
+            while !seen.load(SeqCst) {
+                thread::yield_now();
+            }
+        });
+        let mut first = group.register_server().expect("a server");
+        let id = next(&mut first).worker;
+        let late = first.run(id, umcg::after(Duration::from_millis(5)));
+        assert_eq!(late.expect_err("it computes").kind(), ErrorKind::TimedOut);
+        // The worker goes on without a slot.
+        first.unregister().expect("a member");
+        go_on.store(ends_first, SeqCst);
+        if ends_first {
+            while !group.list().expect("members").is_empty() {
+                thread::yield_now();
+            }
+        }
+        let mut second = group.register_server().expect("a server");
+        go_on.store(true, SeqCst);
+        let event = next(&mut second);
+        assert_eq!((event.worker, event.reason), (id, Reason::Exited));
+        assert_eq!(event.cookie, 7);
+        thread.join().expect("it ran");
+    }
 }
 
 /// `servers` threads serve `count` workers that run `body(round, ids, me)` `rounds`

@@ -209,7 +209,6 @@ fn wake_before_wait() -> Result<Verdict> {
                     match outside.wake(id) {
                         Ok(()) => std::thread::yield_now(),
                         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                        Err(error) if error.kind() == ErrorKind::Again => {}
                         Err(error) => Err(error)?,
                     }
                 }
@@ -307,13 +306,12 @@ fn kick() -> Result<Verdict> {
                 Ok(())
             });
             let new = group.next_event(me, u64::MAX)?;
-            let error = group.run(me, new.worker, sys::now_ns() + 30_000_000);
-            ensure!(
-                kind_of(error.clone()) == Some(ErrorKind::TimedOut),
-                "the deadline of run() was not met: {error:?}"
-            );
+            let event = group.run(me, new.worker, sys::now_ns() + 30_000_000)?;
+            ensure!(event.reason == Reason::Preempted, "{event:?}");
             stop.store(true, Ordering::Relaxed);
-            serve(group, me, 1)?;
+            let listed = group.next_event(me, u64::MAX)?;
+            ensure!(listed.reason == Reason::Preempted, "{listed:?}");
+            while group.run(me, listed.worker, u64::MAX)?.reason != Reason::Exited {}
             join_all(vec![spinner])
         })
     })

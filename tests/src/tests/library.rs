@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, sleep};
-use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Mode, Reason, Server, Woken};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Mode, Reason, Woken};
 
 use super::{Test, full, short};
 use crate::client;
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
 
 pub const TESTS: &[Test] = &[
+    short("vm_group_wake_storm_loses_none", "group", 10, wake_storm),
     short("vm_group_api_selftest_unprivileged", "group", 5, api),
     short(
         "vm_group_runtime_selftest_unprivileged",
@@ -57,22 +58,27 @@ fn is_kernel(mode: Mode) -> bool {
     matches!(mode, Mode::Kernel { .. })
 }
 
-/// The next event; none when the last worker has left without one, as one does that
-/// the relief valve had let run.
-fn news_of(server: &mut Server, began: bool) -> Result<Option<Event>> {
-    for _ in 0..100 {
-        match server.next_event(umcg::after(Duration::from_millis(200))) {
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let members = server.group().list()?;
-                if began && members.iter().all(|it| it.id == server.id()) {
-                    return Ok(None);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Again => {}
-            event => return Ok(Some(event?)),
-        }
+const STORM: u64 = 60_000;
+
+/// More wakes at once than the group's bucket holds: each takes effect, late maybe.
+fn wake_storm_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let server = group.register_server()?;
+    let (began, id) = (Instant::now(), server.id());
+    let waker = || {
+        let group = group.clone();
+        std::thread::spawn(move || (0..STORM).try_for_each(|_| group.wake(id)))
+    };
+    for thread in [waker(), waker()] {
+        thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
     }
-    anyhow::bail!("nothing for 20 s: {:?}", server.group().list()?)
+    let rate = 2.0 * STORM as f64 / began.elapsed().as_secs_f64();
+    println!("metric group_wake_storm per_s={rate:.0}");
+    Ok(())
+}
+
+fn wake_storm() -> Result<Verdict> {
+    in_client(wake_storm_body)
 }
 
 /// Each call once: a worker that blocks, yields, waits and ends; a wake of the server.
@@ -95,10 +101,11 @@ fn api_body() -> Result<()> {
     let mut woken = false;
     let limit = umcg::after(Duration::from_secs(20));
     while !reasons.contains(&Reason::Exited) {
-        let Some(news) = news_of(&mut server, !told.is_empty())? else {
-            break;
-        };
+        let news = server.next_event(limit)?;
         ensure!(news.cookie == 77, "{news:?}");
+        if news.reason == Reason::Exited {
+            break;
+        }
         told.push(news.reason);
         let event = server.run(news.worker, limit)?;
         ensure!(
@@ -163,7 +170,11 @@ fn two_processes_body() -> Result<()> {
     let mut server = group.register_server()?;
     let limit = umcg::after(Duration::from_secs(20));
     let (mut blocked, mut waited) = (0, 0);
-    while let Some(news) = news_of(&mut server, waited > 0)? {
+    loop {
+        let news = server.next_event(limit)?;
+        if news.reason == Reason::Exited {
+            break;
+        }
         match server.run(news.worker, limit)?.reason {
             Reason::Exited => break,
             Reason::Blocked { .. } => blocked += 1,

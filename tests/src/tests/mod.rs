@@ -5,6 +5,7 @@ mod changes;
 mod cpus;
 mod decide;
 mod doctor;
+mod gone;
 mod group;
 mod hammer;
 mod hostile;
@@ -102,6 +103,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
+        gone::TESTS,
         group::TESTS,
         library::TESTS,
     ]

@@ -31,7 +31,7 @@ use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 pub(crate) const SLOTS: usize = super::mask::BITS;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"umcgbook");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What all need to know.
 #[derive(Debug, Default)]
@@ -66,6 +66,11 @@ pub(crate) struct Header {
     pub(crate) entering_ns: AtomicU64,
     /// What others join the kernel's group with; valid while `kernel` is odd.
     pub(crate) ticket: [AtomicU64; 4],
+    /// 1: a notice was left while `kernel` was odd, so that it is on no list.
+    pub(crate) unlisted: AtomicU32,
+    /// Even, another one in each group: what ids have their generations xored with, so
+    /// that an id of another group names nobody here.
+    salt: AtomicU32,
 }
 
 /// What a server and the worker that it runs tell each other.
@@ -110,9 +115,23 @@ pub(crate) struct Side {
     pub(crate) tid: AtomicI32,
     start: AtomicU64,
     stack: AtomicU64,
+    /// 0, or who left without a slot, so that no `run` tells it: whoever takes the
+    /// record off a list exchanges it for 0 and reports that, once.
+    pub(crate) notice: AtomicU64,
+    pub(crate) notice_tag: AtomicU64,
+    /// Who was reported as gone last, or is about to be.
+    told: AtomicU64,
+    /// Who had the record before, and its cookie.
+    last: AtomicU64,
+    last_cookie: AtomicU64,
 }
 
 impl Side {
+    /// Whether the caller is the first to say that `id` has left.
+    pub(crate) fn first_told(&self, id: Id) -> bool {
+        self.told.swap(id.raw(), AcqRel) != id.raw()
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         Identity {
             pid: self.pid.load(Relaxed),
@@ -200,6 +219,7 @@ impl Book {
             eight[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(eight), Relaxed);
         }
+        header.salt.store(random() as u32 & !1, Relaxed);
         header.version.store(VERSION, Relaxed);
         header.magic.store(MAGIC, Release);
         Ok(book)
@@ -290,11 +310,14 @@ impl Book {
     pub(crate) fn take_record(&self, kind: u32, cookie: u64) -> Result<Id> {
         let header = self.header();
         let start = header.hint.fetch_add(1, Relaxed);
-        for offset in 0..self.max_members {
+        // Those with a notice last: a second one would take its place.
+        for offset in 0..2 * self.max_members {
             let index = start.wrapping_add(offset) % self.max_members + 1;
             let worker = &self.workers()[index as usize];
             let generation = worker.gen_.load(Relaxed);
+            let notice = self.sides()[index as usize].notice.load(Relaxed) != 0;
             let taken = generation & 1 == 0
+                && (!notice || offset >= self.max_members)
                 && worker
                     .gen_
                     .compare_exchange(generation, generation.wrapping_add(1), AcqRel, Relaxed)
@@ -319,7 +342,7 @@ impl Book {
             side.home.store(0, Relaxed);
             side.asleep.store(0, Relaxed);
             side.kind.store(kind, Release);
-            return Ok(Id::new(index, generation.wrapping_add(1)));
+            return Ok(self.id(index, generation.wrapping_add(1)));
         }
         Err(Error::new(
             ErrorKind::Full,
@@ -333,11 +356,14 @@ impl Book {
     pub(crate) fn free_record(&self, id: Id) {
         if let Some((worker, side)) = self.member(id) {
             worker.pid.store(0, Relaxed);
+            side.last_cookie.store(side.cookie.load(Relaxed), Relaxed);
+            side.last.store(id.raw(), Release);
             side.kind.store(0, Relaxed);
-            let next = id.generation().wrapping_add(1);
+            let generation = self.generation(id);
+            let next = generation.wrapping_add(1);
             let _ = worker
                 .gen_
-                .compare_exchange(id.generation(), next, AcqRel, Relaxed);
+                .compare_exchange(generation, next, AcqRel, Relaxed);
         }
     }
 
@@ -345,17 +371,46 @@ impl Book {
     pub(crate) fn member(&self, id: Id) -> Option<(&record::Worker, &Side)> {
         let index = id.index() as usize;
         let worker = self.workers().get(index)?;
-        if index == 0 || id.generation() & 1 == 0 || worker.gen_.load(Acquire) != id.generation() {
+        let generation = self.generation(id);
+        if index == 0 || generation & 1 == 0 || worker.gen_.load(Acquire) != generation {
             return None;
         }
         Some((worker, &self.sides()[index]))
     }
 
+    /// The cookie of `id`, also when it has just left.
+    pub(crate) fn cookie(&self, id: Id) -> u64 {
+        let index = id.index() as usize;
+        let Some(side) = self.sides().get(index) else {
+            return 0;
+        };
+        let now = side.cookie.load(Acquire);
+        match self.workers()[index].gen_.load(Acquire) == self.generation(id) {
+            true => now,
+            false if side.last.load(Acquire) == id.raw() => side.last_cookie.load(Relaxed),
+            false => 0,
+        }
+    }
+
     /// Who has record `index` now.
     pub(crate) fn id_at(&self, index: u32) -> Option<Id> {
         let generation = self.workers().get(index as usize)?.gen_.load(Acquire);
-        (index != 0 && generation & 1 == 1).then(|| Id::new(index, generation))
+        (index != 0 && generation & 1 == 1).then(|| self.id(index, generation))
     }
+
+    fn id(&self, index: u32, generation: u32) -> Id {
+        Id::new(index, generation ^ self.header().salt.load(Relaxed))
+    }
+
+    /// What `id`'s record has in `gen_` while it is a member.
+    fn generation(&self, id: Id) -> u32 {
+        id.generation() ^ self.header().salt.load(Relaxed)
+    }
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 /// The caller's pid namespace.

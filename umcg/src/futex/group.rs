@@ -186,6 +186,24 @@ impl FutexGroup {
         self.give_up("register", me, 0, Reason::Rescued)
     }
 
+    /// `me` is a member no more; `told`: a server knows that already.
+    pub(crate) fn leave(&self, me: Id, told: bool) -> Result<()> {
+        let gone = || Error::new(ErrorKind::NotFound, "unregister", me.raw());
+        let (worker, side) = self.book.member(me).ok_or_else(gone)?;
+        let slot = side.slot.load(Relaxed) as usize;
+        let server = side.kind.load(Acquire) == kind_number(Kind::Server);
+        let (_, word) = edge::exit(worker, clock::machine_now()).ok_or_else(gone)?;
+        if server {
+            self.exit_slot(slot, me);
+        }
+        let told = told || server || self.hand_back(slot, me, Reason::Exited, word);
+        self.book.free_record(me);
+        if !told {
+            self.tell_left(me, word);
+        }
+        Ok(())
+    }
+
     /// Whether worker `me` has no server's slot.
     pub(crate) fn is_slotless(&self, me: Id) -> bool {
         let member = self.book.member(me);
@@ -220,7 +238,10 @@ impl FutexGroup {
         self.leave_slot(slot, me);
         if let Some(local) = self.locals.get(slot).and_then(OnceLock::get) {
             while let Some(index) = local.pop() {
-                if wants_server(edge::load(&self.book.workers()[index as usize])) {
+                if self.is_news(
+                    index as usize,
+                    edge::load(&self.book.workers()[index as usize]),
+                ) {
                     self.list(index);
                 }
             }
@@ -304,18 +325,7 @@ impl Backend for FutexGroup {
     }
 
     fn unregister(&self, me: Id) -> Result<()> {
-        let gone = || Error::new(ErrorKind::NotFound, "unregister", me.raw());
-        let (worker, side) = self.book.member(me).ok_or_else(gone)?;
-        let slot = side.slot.load(Relaxed) as usize;
-        let server = side.kind.load(Acquire) == kind_number(Kind::Server);
-        let (_, word) = edge::exit(worker, clock::machine_now()).ok_or_else(gone)?;
-        if server {
-            self.exit_slot(slot, me);
-        } else {
-            self.hand_back(slot, me, Reason::Exited, word);
-        }
-        self.book.free_record(me);
-        Ok(())
+        self.leave(me, false)
     }
 
     fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
@@ -373,10 +383,8 @@ impl Backend for FutexGroup {
                 return Err(Error::new(ErrorKind::Again, "next_event", 0));
             }
             self.book.servers()[slot].must.swap(0, AcqRel);
-            while let Some(index) = local.pop() {
-                if let Some(event) = self.runnable_event(index) {
-                    return Ok(event);
-                }
+            if let Some(event) = self.pop_news(local) {
+                return Ok(event);
             }
             if self.drain(slot, slot, local) || self.steal(slot, local) {
                 continue;

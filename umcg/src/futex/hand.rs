@@ -18,6 +18,7 @@ use super::edge;
 use super::park::unpark;
 use crate::clock;
 use crate::event::{Id, Reason};
+use crate::list::Pushed;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crate::word::{State, Word};
@@ -31,6 +32,9 @@ impl FutexGroup {
             return;
         };
         if header.kernel.load(Acquire) & 1 == 1 {
+            if self.book.sides()[index as usize].notice.load(Acquire) != 0 {
+                header.unlisted.store(1, Release);
+            }
             self.send_off(index);
             return;
         }
@@ -44,8 +48,8 @@ impl FutexGroup {
         worker.home.store(slot as u32, Relaxed);
         let server = &self.book.servers()[slot];
         let now = clock::machine_now();
-        // Whatever it says: linked, linked before, or to be found by a walk.
-        let _ = server.push(&server.runnable, slot as u32, worker, index, now);
+        // Linked, or linked before. A walk that is to find it knows of no notices.
+        while server.push(&server.runnable, slot as u32, worker, index, now) == Pushed::GaveUp {}
         if let Some(idler) = idler {
             self.poke(idler);
         }
@@ -136,7 +140,7 @@ impl FutexGroup {
             let next = worker.next.load(Relaxed) as usize;
             worker.queued.swap(0, AcqRel);
             fence(SeqCst);
-            if wants_server(edge::load(worker)) {
+            if self.is_news(index, edge::load(worker)) {
                 self.list(index as u32);
             }
             index = next;
@@ -144,14 +148,14 @@ impl FutexGroup {
     }
 
     /// Gives `slot` back to its server, with the news that `worker` left it. Does
-    /// nothing if the worker did not hold it: its server died, or is done with it.
-    /// Async-signal-safe.
-    pub(super) fn hand_back(&self, slot: usize, worker: Id, reason: Reason, word: Word) {
+    /// nothing, and says so, if the worker did not hold it: its server died, or is done
+    /// with it. Async-signal-safe.
+    pub(super) fn hand_back(&self, slot: usize, worker: Id, reason: Reason, word: Word) -> bool {
         let Some(it) = self.book.slots().get(slot).filter(|_| slot != 0) else {
-            return;
+            return false;
         };
         if it.holds.load(Acquire) != worker.raw() {
-            return;
+            return false;
         }
         it.worker.store(worker.raw(), Relaxed);
         it.reason.store(reason.number(), Relaxed);
@@ -170,7 +174,33 @@ impl FutexGroup {
             it.ready.store(1, Release);
             self.unpark_server(slot);
         }
+        mine
         // pairs with take_slot_event()
+    }
+
+    /// Tells a server that `id`, whose last word is `word`, has left without a slot.
+    /// Not of one of whom that was told before.
+    pub(crate) fn tell_left(&self, id: Id, word: Word) {
+        let Some(side) = self.book.sides().get(id.index() as usize) else {
+            return;
+        };
+        if !side.first_told(id) {
+            return;
+        }
+        side.notice_tag.store(word.0, Relaxed);
+        side.notice.swap(id.raw(), SeqCst);
+        fence(SeqCst);
+        self.list(id.index());
+        // pairs with take_notice()
+    }
+
+    /// Whether a server has to look at worker `index`, whose word is `word`.
+    pub(super) fn is_news(&self, index: usize, word: Word) -> bool {
+        let sides = self.book.sides();
+        wants_server(word)
+            || sides
+                .get(index)
+                .is_some_and(|it| it.notice.load(Acquire) != 0)
     }
 }
 

@@ -9,7 +9,6 @@
 
 use super::FutexGroup;
 use super::edge;
-use super::hand::wants_server;
 use crate::backend::Kind;
 use crate::clock;
 use crate::event::{Id, Reason};
@@ -73,6 +72,14 @@ impl FutexGroup {
         }
     }
 
+    /// Removes `id`, of which the kernel's side has said that it left, if its process died
+    /// with it: nobody else would.
+    pub(crate) fn forget_dead(&self, id: Id) {
+        if self.book.header().shared.load(Relaxed) != 0 {
+            self.bury_if_dead(id);
+        }
+    }
+
     /// Removes a member whose thread is dead.
     fn bury(&self, id: Id) {
         let Some((worker, side)) = self.book.member(id) else {
@@ -83,22 +90,25 @@ impl FutexGroup {
         let Some((_, word)) = edge::exit(worker, clock::machine_now()) else {
             return;
         };
-        if kind == kind_number(Kind::Worker) {
-            self.hand_back(slot, id, Reason::Exited, word);
-        } else {
+        let worker = kind == kind_number(Kind::Worker);
+        let told = !worker || self.hand_back(slot, id, Reason::Exited, word);
+        if !worker {
             self.leave_slot(slot, id);
             self.list_orphans(slot);
         }
         self.book.free_record(id);
+        if !told {
+            self.tell_left(id, word);
+        }
     }
 
-    /// Lists the RUNNABLE workers that the former server of `slot` had taken off its list
-    /// and did not run. One that was listed elsewhere meanwhile is told twice: harmless.
+    /// Lists the RUNNABLE workers, and the notices, that the former server of `slot` had
+    /// taken off its list and did not run or report. One that was listed elsewhere meanwhile is told twice: harmless.
     pub(super) fn list_orphans(&self, slot: usize) {
         for (index, worker) in self.book.workers().iter().enumerate().skip(1) {
             if worker.home.load(Relaxed) as usize == slot
                 && worker.queued.load(Acquire) == 0
-                && wants_server(edge::load(worker))
+                && self.is_news(index, edge::load(worker))
             {
                 self.list(index as u32);
             }

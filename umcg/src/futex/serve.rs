@@ -12,7 +12,7 @@ use super::reap::CHECK_NS;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Reason, runnable_reason};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crate::word::{State, Word};
 
@@ -43,8 +43,69 @@ impl FutexGroup {
         // pairs with hand_back()
     }
 
+    /// The notice of who left record `index` without a slot, once.
+    pub(crate) fn take_notice(&self, index: u32) -> Option<Event> {
+        let side = self.book.sides().get(index as usize)?;
+        loop {
+            let id = side.notice.load(Acquire);
+            if id == 0 {
+                return None;
+            }
+            let word = Word(side.notice_tag.load(Relaxed));
+            let worker = Id::from_raw(id);
+            let record = &self.book.workers()[index as usize];
+            let event = Event {
+                worker,
+                cookie: self.book.cookie(worker),
+                reason: Reason::Exited,
+                tag: word.0 & !edge::PRIVATE,
+                at_ns: clock::to_caller(word.restore(clock::machine_now())),
+                run_ns: record.run_ns.load(Relaxed),
+                wait_ns: record.wait_ns.load(Relaxed),
+            };
+            let mine = side.notice.compare_exchange(id, 0, AcqRel, Relaxed);
+            if mine.is_ok() {
+                return Some(event);
+            }
+        }
+        // pairs with tell_left()
+    }
+
+    /// A notice that is on no list, because the kernel's servers look at none of these.
+    pub(crate) fn take_unlisted(&self) -> Option<Event> {
+        let unlisted = &self.book.header().unlisted;
+        if unlisted.load(Relaxed) == 0 || unlisted.swap(0, AcqRel) == 0 {
+            return None;
+        }
+        let mut indexes = 1..=self.book.max_members();
+        let event = indexes.find_map(|index| self.take_notice(index));
+        if event.is_some() {
+            unlisted.store(1, Release); // there may be more
+        }
+        event
+    }
+
+    /// The oldest news of `local`.
+    pub(super) fn pop_news(&self, local: &Local) -> Option<Event> {
+        while let Some(index) = local.pop() {
+            if let Some(event) = self.take_notice(index) {
+                // Who has the record now may have come by the same link.
+                if wants_server(edge::load(&self.book.workers()[index as usize])) {
+                    let mut news = local.lock();
+                    news.push(index);
+                    local.show(&news);
+                }
+                return Some(event);
+            }
+            if let Some(event) = self.runnable_event(index) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
     /// What to say of worker `index`, which came off a list; nothing if it moved on.
-    pub(super) fn runnable_event(&self, index: u32) -> Option<Event> {
+    fn runnable_event(&self, index: u32) -> Option<Event> {
         let id = self.book.id_at(index)?;
         let (worker, side) = self.book.member(id)?;
         let word = edge::load(worker);
@@ -69,7 +130,7 @@ impl FutexGroup {
         let mut scratch = std::mem::take(&mut news.scratch);
         let workers = self.book.workers();
         self.book.servers()[from].drain(workers, &mut scratch, from as u32, |index, word| {
-            if wants_server(word) {
+            if self.is_news(index as usize, word) {
                 workers[index as usize].home.store(slot as u32, Relaxed);
                 news.push(index);
             }
@@ -180,6 +241,13 @@ impl FutexGroup {
         self.book.header().live.set(slot);
         fence(SeqCst);
         self.rehome(0);
+        if self.book.header().unlisted.swap(0, AcqRel) != 0 {
+            for (index, side) in self.book.sides().iter().enumerate().skip(1) {
+                if side.notice.load(Acquire) != 0 {
+                    self.list(index as u32);
+                }
+            }
+        }
         // pairs with list()
         Ok(())
     }

@@ -35,6 +35,8 @@ use sys::{Bell, Mapping};
 
 /// Requests in a row that BPF did not see, until it counts as gone.
 pub(crate) const UNSEEN: u32 = 3;
+/// How long a call waits that came too fast for its group's bucket: ten tokens.
+const PACE_NS: u64 = 50_000;
 /// How often a server that sleeps for real looks whether it is served.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
@@ -157,8 +159,7 @@ impl KernelGroup {
     /// Ends the real sleeps of all workers, of any process: they look at
     /// [`alive`](Self::alive) then. Servers look once in [`LOOK_NS`].
     pub(crate) fn rouse(&self) {
-        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
-        for index in SERVERS + 1..end.min(self.capacity) {
+        for index in self.worker_records() {
             let futex = self.futex(index);
             futex.fetch_add(1, crate::sync::Ordering::SeqCst);
             sys::futex_wake(futex);
@@ -176,10 +177,26 @@ impl KernelGroup {
         (Word(word), truth.why.load(Relaxed))
     }
 
-    /// Ends the calling thread's membership, in whatever group of this daemon.
+    /// Ends the calling thread's membership, in whatever group of this daemon: it stays
+    /// one elsewhere, so no server is told.
     pub(crate) fn leave_any(&self) {
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
-        let _ = self.run_call(&mut call, "unregister");
+        let _ = self.leave(intf::umcg_reason_UMCG_R_RESCUED);
+    }
+
+    fn leave(&self, reason: u32) -> Result<()> {
+        let op = intf::umcg_call_op_UMCG_CALL_UNREGISTER;
+        let mut call = self.call(op, reason.into());
+        let left = self.run_call(&mut call, "unregister").map(|_| ());
+        if !self.full {
+            sys::set_policy(false).map_err(os("unregister"))?;
+        }
+        left
+    }
+
+    /// The calling thread's member `me` leaves, to go on elsewhere.
+    pub(crate) fn move_away(&self, me: Id) -> Result<()> {
+        self.find(me, "unregister")?;
+        self.leave(intf::umcg_reason_UMCG_R_RESCUED)
     }
 
     /// `call`'s answer for who finds that nobody serves it any more.
@@ -287,56 +304,14 @@ impl KernelGroup {
         Err(Error::new(kind, name, call.ret.unsigned_abs().into()))
     }
 
-    /// A right to register once, and a server's bell.
-    fn token(&self, kind: u32) -> Result<([u64; 2], Option<OwnedFd>)> {
-        let mut request = Request::new(Op::Tokens);
-        (request.kind, request.count) = (kind, 1);
-        let sock = locked(&self.sock);
-        let answer = sys::ask(&sock, &request);
-        if matches!(answer, Err(libc::EAGAIN | libc::ECONNRESET | libc::EPIPE)) {
-            // A reply that comes yet would be taken for the next request's.
-            self.over.store(true, Relaxed);
-            return Err(self.gone("token", 0));
-        }
-        let (reply, mut fds) = answer.map_err(os("token"))?;
-        if reply.count == 0 {
-            return Err(Error::new(ErrorKind::Version, "token", 0));
-        }
-        Ok((reply.tokens[0], fds.pop()))
-    }
-
-    /// Wakes and kicks come from any thread; one that is no member says once whose it is.
-    fn call_attached(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
-        let mut call = self.call(op, target.raw());
-        match self.run_call(&mut call, name) {
-            Err(error) if error.kind() == ErrorKind::Gone => {}
-            result => return result,
-        }
-        let mut attach = self.call(intf::umcg_call_op_UMCG_CALL_ATTACH, 0);
-        (attach.token, _) = self.token(intf::umcg_member_kind_UMCG_M_NONE)?;
-        self.run_call(&mut attach, name)?;
-        self.run_call(&mut self.call(op, target.raw()), name)
-    }
-
-    /// The sleeper's futex, for who was told that a wake needs it.
-    pub(crate) fn wake_sleeper(&self, who: Id) {
-        let futex = self.futex(who.index());
-        futex.fetch_add(1, crate::sync::Ordering::SeqCst);
-        sys::futex_wake(futex);
-        // pairs with idle_again() in worker.rs
-    }
-
-    pub(crate) fn futex(&self, index: u32) -> &crate::sync::AtomicU32 {
-        self.record(&self.futexes, index)
-    }
-}
-
-impl Backend for KernelGroup {
-    fn mode(&self) -> Mode {
-        Mode::Kernel { full: self.full }
-    }
-
-    fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
+    /// As [`Backend::register`]; a worker that is no `newcomer` has run before, elsewhere.
+    pub(crate) fn enlist(
+        &self,
+        kind: Kind,
+        cookie: u64,
+        newcomer: bool,
+        told: &mut dyn FnMut(Id),
+    ) -> Result<Id> {
         if !self.full {
             sys::set_policy(true).map_err(os("register"))?;
         }
@@ -358,19 +333,79 @@ impl Backend for KernelGroup {
                     bell: bell.map(Arc::new),
                 };
             }
-            Kind::Worker => self.until_run(me)?,
+            Kind::Worker => self.until_run(me, newcomer)?,
         }
         Ok(me)
     }
 
+    /// A right to register once, and a server's bell.
+    fn token(&self, kind: u32) -> Result<([u64; 2], Option<OwnedFd>)> {
+        let mut request = Request::new(Op::Tokens);
+        (request.kind, request.count) = (kind, 1);
+        let sock = locked(&self.sock);
+        let answer = sys::ask(&sock, &request);
+        if matches!(answer, Err(libc::EAGAIN | libc::ECONNRESET | libc::EPIPE)) {
+            // A reply that comes yet would be taken for the next request's.
+            self.over.store(true, Relaxed);
+            return Err(self.gone("token", 0));
+        }
+        let (reply, mut fds) = answer.map_err(os("token"))?;
+        if reply.count == 0 {
+            return Err(Error::new(ErrorKind::Version, "token", 0));
+        }
+        Ok((reply.tokens[0], fds.pop()))
+    }
+
+    /// Wakes and kicks come from any thread; one that is no member says once whose it is.
+    fn call_attached(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
+        match self.call_paced(op, target, name) {
+            Err(error) if error.kind() == ErrorKind::Gone => {}
+            result => return result,
+        }
+        let mut attach = self.call(intf::umcg_call_op_UMCG_CALL_ATTACH, 0);
+        (attach.token, _) = self.token(intf::umcg_member_kind_UMCG_M_NONE)?;
+        self.run_call(&mut attach, name)?;
+        self.call_paced(op, target, name)
+    }
+
+    /// Waits while the group's wakes and kicks come too fast: none may be lost, and who
+    /// makes too many is slowed down, not refused. Async-signal-safe.
+    fn call_paced(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
+        loop {
+            match self.run_call(&mut self.call(op, target.raw()), name) {
+                Err(error) if error.kind() == ErrorKind::Again && self.alive() => {
+                    sys::nap(PACE_NS);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The sleeper's futex, for who was told that a wake needs it.
+    pub(crate) fn wake_sleeper(&self, who: Id) {
+        let futex = self.futex(who.index());
+        futex.fetch_add(1, crate::sync::Ordering::SeqCst);
+        sys::futex_wake(futex);
+        // pairs with idle_again() in worker.rs
+    }
+
+    pub(crate) fn futex(&self, index: u32) -> &crate::sync::AtomicU32 {
+        self.record(&self.futexes, index)
+    }
+}
+
+impl Backend for KernelGroup {
+    fn mode(&self) -> Mode {
+        Mode::Kernel { full: self.full }
+    }
+
+    fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
+        self.enlist(kind, cookie, true, told)
+    }
+
     fn unregister(&self, me: Id) -> Result<()> {
         self.find(me, "unregister")?;
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_UNREGISTER, 0);
-        self.run_call(&mut call, "unregister")?;
-        if !self.full {
-            sys::set_policy(false).map_err(os("unregister"))?;
-        }
-        Ok(())
+        self.leave(intf::umcg_reason_UMCG_R_EXITED)
     }
 
     fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
@@ -409,8 +444,8 @@ impl Backend for KernelGroup {
     }
 
     fn kick_self(&self, me: Id) -> Result<()> {
-        let mut call = self.call(intf::umcg_call_op_UMCG_CALL_KICK, me.raw());
-        self.run_call(&mut call, "kick").map(|_| ())
+        let op = intf::umcg_call_op_UMCG_CALL_KICK;
+        self.call_paced(op, me, "kick").map(|_| ())
     }
 
     fn state(&self, who: Id) -> Result<Snapshot> {

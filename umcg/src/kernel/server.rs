@@ -1,5 +1,6 @@
 //! A server's calls: run a worker, wait for events.
 
+use super::record::Desk;
 use super::{KernelGroup, SERVERS, UNSEEN, sys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Reason};
@@ -52,7 +53,7 @@ impl KernelGroup {
                 continue;
             }
             if truth.ev_reason.load(Relaxed) != intf::umcg_reason_UMCG_R_REFUSED {
-                return self.left(me, deadline_ns);
+                return Ok(self.left(me));
             }
             refused += 1;
             self.run_refused(me, worker, refused)?;
@@ -83,9 +84,10 @@ impl KernelGroup {
             }
             desk.asleep.swap(0, AcqRel);
             if sys::now_ns() >= until && truth.cur.load(Acquire) == cur {
-                let generation = self.truth(cur).gen_.load(Relaxed);
+                let worker = Id::new(cur, self.truth(cur).gen_.load(Relaxed));
+                let mut kick = self.call(intf::umcg_call_op_UMCG_CALL_KICK, worker.raw());
                 // It may have left by itself: then there is nothing to kick.
-                let _ = crate::backend::Backend::kick_self(self, Id::new(cur, generation));
+                let _ = self.run_call(&mut kick, "run");
                 until = sys::now_ns() + 10_000_000;
             }
             if !self.alive() {
@@ -111,7 +113,7 @@ impl KernelGroup {
     }
 
     /// The event of a worker that has left the slot.
-    fn left(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+    fn left(&self, me: Id) -> Event {
         let truth = self.truth(me.index());
         let worker = Id::from_raw(truth.ev_who.load(Relaxed));
         let reason = match truth.ev_reason.load(Relaxed) {
@@ -123,21 +125,18 @@ impl KernelGroup {
             intf::umcg_reason_UMCG_R_YIELDED => Reason::Yielded,
             intf::umcg_reason_UMCG_R_PREEMPTED => Reason::Preempted,
             intf::umcg_reason_UMCG_R_EXITED => Reason::Exited,
+            intf::umcg_reason_UMCG_R_RESCUED => Reason::Rescued,
             _ => Reason::Waits,
         };
-        let at_ns = truth.ev_at_ns.load(Relaxed);
-        if reason == Reason::Preempted && at_ns >= deadline_ns {
-            return Err(Error::new(ErrorKind::TimedOut, "run", worker.raw()));
-        }
-        Ok(Event {
+        Event {
             worker,
             cookie: self.truth(worker.index()).cookie.load(Relaxed),
             reason,
             tag: truth.ev_tag.load(Relaxed),
-            at_ns,
+            at_ns: truth.ev_at_ns.load(Relaxed),
             run_ns: truth.ev_run_ns.load(Relaxed),
             wait_ns: truth.ev_wait_ns.load(Relaxed),
-        })
+        }
     }
 
     pub(super) fn next_listed(&self, me: Id, deadline_ns: u64) -> Result<Event> {
@@ -188,7 +187,7 @@ impl KernelGroup {
         }
     }
 
-    /// The oldest worker on the list that is RUNNABLE.
+    /// The oldest worker on the list that is RUNNABLE, or has left without a slot.
     fn take_listed(&self, me: Id) -> Option<Event> {
         let mut seat = self.seat(me);
         loop {
@@ -200,12 +199,70 @@ impl KernelGroup {
             desk.queued.swap(0, AcqRel);
             fence(SeqCst);
             // pairs with desk_push()
-            let truth = self.truth(index);
-            let word = Word(truth.word.load(Acquire));
-            if word.state() == Some(State::Runnable) {
+            let word = Word(self.truth(index).word.load(Acquire));
+            let runnable = word.state() == Some(State::Runnable);
+            if let Some(event) = self.take_left(index) {
+                // Who has the record now may have come by the same link.
+                if runnable && self.link(me, desk, 0) {
+                    seat.taken.push(index);
+                }
+                return Some(event);
+            }
+            if runnable {
                 return Some(self.listed(index, word));
             }
         }
+    }
+
+    /// Makes the desk's link `me`'s, if it is `owner`'s.
+    fn link(&self, me: Id, desk: &Desk, owner: u32) -> bool {
+        desk.queued
+            .compare_exchange(owner, me.index(), AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// The notice of who left record `index` without a slot, once.
+    fn take_left(&self, index: u32) -> Option<Event> {
+        let desk = self.desk(index);
+        loop {
+            let id = desk.left_id.load(Acquire);
+            if id == 0 {
+                return None;
+            }
+            let at_ns = desk.left_at_ns.load(Relaxed);
+            let event = Event {
+                worker: Id::from_raw(id),
+                cookie: desk.left_cookie.load(Relaxed),
+                reason: Reason::Exited,
+                tag: at_ns << 16 | State::None as u64,
+                at_ns,
+                run_ns: desk.left_run_ns.load(Relaxed),
+                wait_ns: desk.left_wait_ns.load(Relaxed),
+            };
+            let mine = desk.left_id.compare_exchange(id, 0, AcqRel, Relaxed);
+            if mine.is_ok() {
+                return Some(event);
+            }
+        }
+        // pairs with leave_notice()
+    }
+
+    /// All notices that no server has taken, for one that moves away.
+    pub(crate) fn take_all_left(&self) -> Vec<Event> {
+        self.worker_records()
+            .filter_map(|index| self.take_left(index))
+            .collect()
+    }
+
+    /// Whether a notice says that `id` has left.
+    pub(crate) fn has_left(&self, id: Id) -> bool {
+        self.desk(id.index()).left_id.load(Acquire) == id.raw()
+    }
+
+    /// Those that have been used.
+    pub(super) fn worker_records(&self) -> std::ops::Range<u32> {
+        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
+        SERVERS + 1..end.min(self.capacity)
     }
 
     /// Newest first, as the list has it; who comes first is popped last.
@@ -221,24 +278,20 @@ impl KernelGroup {
         }
     }
 
-    /// RUNNABLE workers that are on nobody's list, or on that of a server that is gone.
+    /// RUNNABLE workers and notices that are on nobody's list, or on that of a server
+    /// that is gone.
     fn adopt(&self, me: Id, taken: &mut Vec<u32>) {
         let servers = self.head().servers.load(Acquire);
-        let end = (SERVERS + 1).saturating_add(self.head().cursor.load(Relaxed));
-        for index in SERVERS + 1..end.min(self.capacity) {
+        for index in self.worker_records() {
             let (truth, desk) = (self.truth(index), self.desk(index));
-            if truth.gen_.load(Relaxed) & 1 == 0
-                || Word(truth.word.load(Acquire)).state() != Some(State::Runnable)
-            {
+            let runnable = truth.gen_.load(Relaxed) & 1 == 1
+                && Word(truth.word.load(Acquire)).state() == Some(State::Runnable);
+            if !runnable && desk.left_id.load(Acquire) == 0 {
                 continue;
             }
             let owner = desk.queued.load(Acquire);
             let orphan = owner == 0 || owner > SERVERS || servers >> (owner - 1) & 1 == 0;
-            let claimed = orphan
-                && desk
-                    .queued
-                    .compare_exchange(owner, me.index(), AcqRel, Relaxed)
-                    .is_ok();
+            let claimed = orphan && self.link(me, desk, owner);
             if claimed && taken.len() < self.capacity as usize {
                 taken.push(index);
             }

@@ -77,6 +77,13 @@ pub fn yield_cpu() {
     unsafe { libc::sched_yield() };
 }
 
+/// Sleeps for `ns`, or until a signal.
+pub fn nap(ns: u64) {
+    let time = timespec(ns);
+    // SAFETY: time lives through the call; no rest is asked for.
+    unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
+}
+
 fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
         tv_sec: (ns / 1_000_000_000) as libc::time_t,

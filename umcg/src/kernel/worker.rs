@@ -1,6 +1,6 @@
 //! A worker's calls: wait, switch, yield.
 
-use super::{KernelGroup, UNSEEN, sys};
+use super::{KernelGroup, SERVERS, UNSEEN, sys};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Id, Woken};
@@ -11,10 +11,15 @@ use crate::word::{PENDING, State, Word};
 /// Hand-overs that found their CPU with other work queued are asked for again.
 const RETRIES: u32 = 64;
 
+/// A server that has not looked at its calls for so long serves nobody.
+const HUNG_NS: u64 = 5_000_000_000;
+
 impl KernelGroup {
     /// Waits until a server, or a switch, has given `me` a slot. Not before: one that
     /// the relief valve let run hands the CPU back at once, it is inside a call here.
-    pub(super) fn until_run(&self, me: Id) -> Result<()> {
+    /// But for one whose wait is over while nobody serves the group: it goes on without
+    /// a slot. A `newcomer` waits for the first server.
+    pub(super) fn until_run(&self, me: Id, newcomer: bool) -> Result<()> {
         let truth = self.truth(me.index());
         let mut unseen = 0;
         loop {
@@ -25,7 +30,10 @@ impl KernelGroup {
                 return Err(self.gone("wait", me.raw()));
             }
             let word = Word(truth.word.load(Acquire));
-            if word.state() == Some(State::Running) && truth.slot.load(Acquire) != 0 {
+            // RUNNING without a slot it is only after it was RUNNABLE: its wait is over.
+            if word.state() == Some(State::Running)
+                && (truth.slot.load(Acquire) != 0 || !newcomer && self.is_unserved())
+            {
                 return Ok(());
             }
             let parks = truth.parks.load(Relaxed);
@@ -43,6 +51,24 @@ impl KernelGroup {
                 return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
             }
         }
+    }
+
+    /// No server is left, or all have been away for long: none runs a worker, or waits
+    /// for events.
+    fn is_unserved(&self) -> bool {
+        let head = self.head();
+        let (servers, idle) = (head.servers.load(Acquire), head.idle.load(Relaxed));
+        let away = |index: u32| {
+            let server = self.truth(index);
+            let word = Word(server.word.load(Acquire));
+            word.state() != Some(State::Idle)
+                && server.cur.load(Relaxed) == 0
+                && word.elapsed(sys::now_ns()) > HUNG_NS
+        };
+        servers & idle == 0
+            && (1..=SERVERS)
+                .filter(|index| servers >> (index - 1) & 1 == 1)
+                .all(away)
     }
 
     /// It was let run while it waits: to take a wake that came just then, or to sleep.
@@ -84,7 +110,7 @@ impl KernelGroup {
                 }
                 continue;
             }
-            self.until_run(me)?;
+            self.until_run(me, false)?;
             if truth.why.load(Relaxed) != intf::umcg_reason_UMCG_R_TIMEDOUT {
                 return Ok(Woken::Woken);
             }
@@ -107,7 +133,7 @@ impl KernelGroup {
                 continue;
             }
             if truth.ev_seq.load(Acquire) == seq {
-                self.until_run(me)?;
+                self.until_run(me, false)?;
                 let late = truth.why.load(Relaxed) == intf::umcg_reason_UMCG_R_TIMEDOUT;
                 if !late {
                     return Ok(Woken::Woken);
@@ -121,7 +147,12 @@ impl KernelGroup {
                 libc::EINTR => {}
                 // On its way to a real sleep, see below.
                 libc::EAGAIN => break,
-                libc::EPERM => self.yield_slot(me)?,
+                libc::EPERM => {
+                    self.yield_slot(me)?;
+                    if truth.slot.load(Acquire) == 0 {
+                        break; // nobody serves: there is no slot to hand on
+                    }
+                }
                 libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
                 errno => {
                     return Err(Error::new(ErrorKind::from_errno(errno), "switch", to.raw()));
@@ -137,7 +168,7 @@ impl KernelGroup {
         self.find(me, "yield")?;
         for _ in 0..UNSEEN {
             if self.request(me, intf::umcg_op_UMCG_OP_YIELD, Id::NONE, u64::MAX) {
-                return self.until_run(me);
+                return self.until_run(me, false);
             }
         }
         Err(Error::new(ErrorKind::Gone, "yield", me.raw()))

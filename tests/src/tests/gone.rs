@@ -1,0 +1,173 @@
+//! Members and servers that go away, over the daemon, as nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use umcg::backend::Backend;
+use umcg::kernel::sys;
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Kind, Reason};
+
+use super::{Test, short};
+use crate::client::{self, Name, serve, worker};
+use crate::harness::{self, Sched, Verdict};
+
+pub const TESTS: &[Test] = &[
+    short("vm_group_exits_are_told_once", "group", 10, exits),
+    short("vm_group_last_server_leaves_waits", "group", 10, waits),
+    short(
+        "vm_group_short_timeout_ejects_nobody",
+        "group",
+        10,
+        short_timeout,
+    ),
+];
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
+    let sched = harness::shared()?;
+    client::spawn(body)?.result(LIMIT)?;
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+/// A process is killed whose worker waits.
+fn killed_while_waiting() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let file = group.as_fd().try_clone_to_owned()?;
+    let other = client::spawn(move || {
+        let mut me = Group::open(file)?.register_worker(9)?;
+        let _ = me.wait(FOREVER)?;
+        Ok(())
+    })?;
+    let mut server = group.register_server()?;
+    let limit = umcg::after(Duration::from_secs(10));
+    let id = loop {
+        let news = server.next_event(limit)?;
+        if server.run(news.worker, limit)?.reason == Reason::Waits {
+            break news.worker;
+        }
+    };
+    other.signal(libc::SIGKILL);
+    let gone = server.next_event(limit)?;
+    ensure!(
+        gone.worker == id && gone.reason == Reason::Exited && gone.cookie == 9,
+        "{gone:?}"
+    );
+    let twice = server.next_event(umcg::after(Duration::from_millis(50)));
+    ensure!(
+        twice
+            .as_ref()
+            .is_err_and(|it| it.kind() == ErrorKind::TimedOut),
+        "told twice: {twice:?}"
+    );
+    let left = group.list()?;
+    ensure!(left.len() == 1, "{left:?}");
+    Ok(())
+}
+
+/// Workers that the relief valve let run come to their end without a slot.
+fn rescued() -> Result<()> {
+    let group = client::group(4)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    for round in 0..3 {
+        let thread = worker(&group, round, |_, _| {
+            std::thread::sleep(Duration::from_millis(5));
+            Ok(())
+        });
+        let new = group.next_event(me, u64::MAX)?;
+        let event = group.run(me, new.worker, u64::MAX)?;
+        ensure!(matches!(event.reason, Reason::Blocked { .. }), "{event:?}");
+        thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+        let limit = sys::now_ns() + 5_000_000_000;
+        let gone = group.next_event(me, limit)?;
+        ensure!(
+            gone.worker == new.worker && gone.reason == Reason::Exited && gone.cookie == round,
+            "{gone:?}"
+        );
+    }
+    group.unregister(me)?;
+    Ok(())
+}
+
+/// The only server goes while workers are inside of wait, yield and switch.
+fn unserved() -> Result<()> {
+    let group = client::group(8)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let names: Arc<[Name; 3]> = Arc::default();
+    let workers: Vec<_> = (0..3)
+        .map(|i| {
+            let names = names.clone();
+            worker(&group, i, move |group, me| {
+                names[i as usize].set(me);
+                for _ in 0..20 {
+                    let until = if i == 1 {
+                        sys::now_ns() + 20_000_000
+                    } else {
+                        u64::MAX
+                    };
+                    let _ = group.wait(me, until)?;
+                    group.yield_now(me)?;
+                }
+                // Neither is there a slot to hand on.
+                let other = names[(i as usize + 1) % 3].get();
+                let _ = group.switch(me, other, sys::now_ns() + 1_000_000);
+                Ok(())
+            })
+        })
+        .collect();
+    let mut waiting = 0;
+    while waiting < 3 {
+        let news = group.next_event(me, u64::MAX)?;
+        let end = group.run(me, news.worker, u64::MAX)?;
+        waiting += u64::from(end.reason == Reason::Waits && news.reason == Reason::New);
+    }
+    group.unregister(me)?;
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !workers.iter().all(|it| it.is_finished()) {
+        ensure!(Instant::now() < limit, "they hang: {:?}", group.list()?);
+        for name in [&names[0], &names[2]] {
+            let _ = group.wake(name.get());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for worker in workers {
+        worker.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    }
+    Ok(())
+}
+
+fn waits() -> Result<Verdict> {
+    in_client(unserved)
+}
+
+/// A worker has yielded, and its server computes for longer than the watchdog waits.
+fn late_server() -> Result<()> {
+    let group = client::group(4)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let yielder = worker(&group, 1, |group, me| Ok(group.yield_now(me)?));
+    let new = group.next_event(me, u64::MAX)?;
+    let event = group.run(me, new.worker, u64::MAX)?;
+    ensure!(event.reason == Reason::Yielded, "{event:?}");
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    serve(&group, me, 1)?;
+    yielder.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    Ok(())
+}
+
+fn short_timeout() -> Result<Verdict> {
+    let sched = Sched::start(&["--timeout-ms", "1000"])?;
+    client::spawn(late_server)?.result(LIMIT)?;
+    sched.no_ejection()?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+fn exits() -> Result<Verdict> {
+    in_client(rescued)?;
+    in_client(killed_while_waiting)
+}
