@@ -83,6 +83,11 @@ pub fn sysfs(name: &str) -> String {
         .to_owned()
 }
 
+/// Whether a scheduler is attached.
+pub fn attached() -> bool {
+    sysfs("state") == "enabled"
+}
+
 /// Polls every 5 ms; false on a time-out.
 pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;

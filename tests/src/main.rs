@@ -6,8 +6,10 @@
 //! `FAILED` and `skip`. `cargo xtask test` drives it.
 //! `--load NAME` is what tests start as load.
 
+mod beside;
 mod cgroup;
 mod client;
+mod cyclic;
 mod hammer_skel;
 mod harness;
 mod leak;
