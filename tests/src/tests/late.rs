@@ -44,8 +44,9 @@ fn by_instructions<const STAGED: bool>() -> Result<Verdict> {
         true => ("count_staged_probe", &["--decide", "staged"]),
         false => ("count_probe", &[]),
     };
+    // A guest second costs six.
     let probe = Cyclic {
-        seconds: 4,
+        seconds: 2,
         fifo: None,
         exact: true,
     };
