@@ -1,6 +1,5 @@
 //! cyclictest: how late threads wake up that asked for a time.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,22 +43,19 @@ impl Cyclic {
         if let Some(priority) = self.fifo {
             command.args(["-p", &priority.to_string(), "--policy=fifo"]);
         }
-        if self.exact {
-            // SAFETY: one system call without pointers; exec and new threads keep the slack.
-            unsafe {
-                command.pre_exec(|| {
-                    libc::prctl(libc::PR_SET_TIMERSLACK, 1);
-                    Ok(())
-                })
-            };
-        }
         command
     }
 
     /// Runs it to its end.
     pub fn run(self) -> Result<Late> {
         let limit = Duration::from_secs(u64::from(self.seconds) * 3 + 60);
-        parse(&load::finish(limit, self.command())?)
+        if self.exact {
+            timer_slack_ns(1);
+        }
+        let text = load::finish(limit, self.command());
+        // 0 is what this thread had from the start.
+        timer_slack_ns(0);
+        parse(&text?)
     }
 
     /// Runs it while `body` is called again and again, from its start to its end.
@@ -72,6 +68,13 @@ impl Cyclic {
         let late = thread.join().ok().context("cyclictest's thread panicked")?;
         result.and(late)
     }
+}
+
+/// Ours, before the fork: what a child sets after it is lost as it changes its class, which goes
+/// back to the slack that it was born with.
+fn timer_slack_ns(ns: libc::c_ulong) {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, ns) };
 }
 
 /// Reads the histogram and the lines below it.
