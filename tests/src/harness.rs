@@ -83,6 +83,11 @@ pub fn sysfs(name: &str) -> String {
         .to_owned()
 }
 
+/// Whether a scheduler is attached.
+pub fn attached() -> bool {
+    sysfs("state") == "enabled"
+}
+
 /// Polls every 5 ms; false on a time-out.
 pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
@@ -110,20 +115,32 @@ pub struct Sched {
     child: Child,
     log: PathBuf,
     seq: String,
+    /// Ejections in its log that are in [`EJECTIONS`] already.
+    noted: AtomicU32,
 }
 
-/// Ejections of the schedulers that [`Sched`] started and ended, until they are asked for.
+/// Ejections of the schedulers that [`Sched`] started, until they are asked for.
 static EJECTIONS: AtomicU32 = AtomicU32::new(0);
 
-/// How often the kernel ejected a scheduler since this was asked.
-pub fn take_ejections() -> u32 {
-    EJECTIONS.swap(0, Relaxed)
+/// How many of them the test brings about by itself.
+static MEANT: AtomicU32 = AtomicU32::new(0);
+
+/// The test is about to have `count` ejections: any more fail it.
+pub fn mean_ejections(count: u32) {
+    MEANT.fetch_add(count, Relaxed);
+}
+
+/// How often the kernel ejected a scheduler since this was asked, and how often it was meant.
+pub fn take_ejections() -> (u32, u32) {
+    if let Some(sched) = &*SHARED.lock().unwrap_or_else(|e| e.into_inner()) {
+        sched.note_ejections();
+    }
+    (EJECTIONS.swap(0, Relaxed), MEANT.swap(0, Relaxed))
 }
 
 impl Drop for Sched {
     fn drop(&mut self) {
-        let count = self.text().matches("ejected: ").count();
-        EJECTIONS.fetch_add(count as u32, Relaxed);
+        self.note_ejections();
     }
 }
 
@@ -152,6 +169,7 @@ impl Sched {
             child,
             log,
             seq: String::new(),
+            noted: AtomicU32::new(0),
         };
         let up = wait_until(Duration::from_secs(60), || {
             sched.text().contains("attached:") || !matches!(sched.child.try_wait(), Ok(None))
@@ -166,6 +184,12 @@ impl Sched {
         }
         sched.seq = sysfs("enable_seq");
         Ok(sched)
+    }
+
+    fn note_ejections(&self) {
+        let count = self.text().matches("ejected: ").count() as u32;
+        let noted = self.noted.swap(count, Relaxed);
+        EJECTIONS.fetch_add(count.saturating_sub(noted), Relaxed);
     }
 
     /// Its pid.

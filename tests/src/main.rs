@@ -6,8 +6,10 @@
 //! `FAILED` and `skip`. `cargo xtask test` drives it.
 //! `--load NAME` is what tests start as load.
 
+mod beside;
 mod cgroup;
 mod client;
+mod cyclic;
 mod hammer_skel;
 mod harness;
 mod leak;
@@ -58,9 +60,12 @@ fn main() -> ExitCode {
             result = (test.run)();
             harness::clean_up();
         }
-        match harness::take_ejections() {
-            0 => {}
-            count => println!("ejected {name} {count}"),
+        let (count, meant) = harness::take_ejections();
+        if count > 0 {
+            println!("ejected {name} {count}");
+        }
+        if count > meant && result.is_ok() {
+            result = Err(anyhow::anyhow!("{count} ejections, {meant} meant"));
         }
         match result {
             Ok(Verdict::Ok) => println!("ok {name} {:.1}", began.elapsed().as_secs_f64()),

@@ -474,7 +474,13 @@ fn frequency() -> Result<Verdict> {
     let up = began.elapsed().as_secs_f64() * 1e3;
     drop(hog);
     // Half of the time: 5 ms of work, 5 ms of sleep.
-    let half = load::napper(1, 0, Duration::from_millis(5), Duration::from_millis(5))?;
+    let half = load::Napper {
+        cpu: 1,
+        nice: 0,
+        work: Duration::from_millis(5),
+        sleep: Duration::from_millis(5),
+    }
+    .start()?;
     std::thread::sleep(Duration::from_millis(500));
     let mut seen = Vec::new();
     for _ in 0..20 {

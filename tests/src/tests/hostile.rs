@@ -260,7 +260,13 @@ fn debt() -> Result<Verdict> {
         ..Hog::default()
     }
     .start()?;
-    let nice = load::napper(0, 19, Duration::from_millis(3), Duration::from_micros(1))?;
+    let nice = load::Napper {
+        cpu: 0,
+        nice: 19,
+        work: Duration::from_millis(3),
+        sleep: Duration::from_micros(1),
+    }
+    .start()?;
     std::thread::sleep(Duration::from_millis(500));
     let (a, b) = (hog.cpu_seconds()?, nice.cpu_seconds()?);
     std::thread::sleep(Duration::from_secs(5));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, metric, sibling, sysfs, wait_until};
+use crate::harness::{Sched, Verdict, mean_ejections, metric, sibling, sysfs, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
@@ -170,6 +170,7 @@ fn agent_stopped<const SECS: u64>() -> Result<Verdict> {
 }
 
 fn sysrq() -> Result<Verdict> {
+    mean_ejections(1);
     let mut sched = Sched::start(&[])?;
     fs::write("/proc/sys/kernel/sysrq", "1")?;
     fs::write("/proc/sysrq-trigger", "S")?;
@@ -185,6 +186,7 @@ fn sysrq() -> Result<Verdict> {
 }
 
 fn ejected() -> Result<Verdict> {
+    mean_ejections(4);
     let mut sched = Sched::start(&[])?;
     for round in 1..=4 {
         crate::tests::hammer::inject_error()?;

@@ -1,7 +1,9 @@
 //! All tests, by what they are about.
 
+mod bars;
 mod cgroup;
 mod changes;
+mod compile;
 mod cpus;
 mod decide;
 mod doctor;
@@ -10,6 +12,7 @@ mod group;
 mod hammer;
 mod hostile;
 mod kernel;
+mod late;
 mod library;
 mod life;
 mod see;
@@ -100,6 +103,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cpus::TESTS,
         kernel::TESTS,
         share::TESTS,
+        bars::TESTS,
+        late::TESTS,
+        compile::TESTS,
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,

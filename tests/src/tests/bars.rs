@@ -1,0 +1,187 @@
+//! The bars of a release: throughput and shares beside EEVDF, attaching over and over.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Test, full, timed};
+use crate::beside::{Bars, Figure, Rounds};
+use crate::harness::{Sched, Verdict, metric};
+use crate::load::{self, Hog, shares};
+use crate::unkind::Unkind;
+
+pub const TESTS: &[Test] = &[
+    timed("vm_free_hogs_share_evenly", "share", 14, free_hogs),
+    timed("vm_short_sleeper_keeps_its_half", "share", 8, short_sleeper),
+    full(
+        "vm_full_throughput_beside_eevdf",
+        "bars-default",
+        240,
+        throughput::<0>,
+    ),
+    full(
+        "vm_full_staged_throughput_beside_eevdf",
+        "bars-staged",
+        240,
+        throughput::<1>,
+    ),
+    full(
+        "vm_full_throughput_by_instructions",
+        "bars-count,icount,cpus=1",
+        150,
+        throughput::<2>,
+    ),
+    full("vm_full_attach_25_cycles_a", "cycles-a", 200, cycles),
+    full("vm_full_attach_25_cycles_b", "cycles-b", 200, cycles),
+    full("vm_full_attach_25_cycles_c", "cycles-c", 200, cycles),
+    full("vm_full_attach_25_cycles_d", "cycles-d", 200, cycles),
+];
+
+fn three() -> Result<Vec<Figure>> {
+    Ok(vec![
+        ("messaging", load::messaging()?),
+        ("pipe", load::perf_bench(&["sched", "pipe", "-l", "5000"])?),
+        ("hackbench", load::hackbench()?),
+    ])
+}
+
+/// A way to run it, and what it may take of EEVDF's time.
+struct Way {
+    name: &'static str,
+    args: &'static [&'static str],
+    rounds: usize,
+    bars: [f64; 3],
+}
+
+/// Wall clock with the defaults, and staged; instructions, which repeat within 2 %.
+const WAYS: [Way; 3] = [
+    Way {
+        name: "bar_default",
+        args: &[],
+        rounds: 9,
+        bars: [0.85, 0.95, 0.9],
+    },
+    Way {
+        name: "bar_staged",
+        args: &["--decide", "staged"],
+        rounds: 9,
+        bars: [1.0, 1.05, 1.0],
+    },
+    Way {
+        name: "bar_count",
+        args: &[],
+        rounds: 5,
+        bars: [1.0, 1.05, 1.0],
+    },
+];
+
+fn throughput<const WAY: usize>() -> Result<Verdict> {
+    let way = &WAYS[WAY];
+    three()?;
+    let rounds = Rounds::take(
+        way.rounds,
+        way.args,
+        &["contended", "staged"],
+        || load::messaging().map(|_| ()),
+        three,
+    )?;
+    let mut bars = Bars::default();
+    for (name, most) in ["messaging", "pipe", "hackbench"].iter().zip(way.bars) {
+        bars.ratio(&rounds, way.name, name, most)?;
+    }
+    let [contended, staged] = rounds.counted[..] else {
+        unreachable!("two counters were asked for");
+    };
+    metric(
+        &format!("{}_decided", way.name),
+        &[
+            ("staged_share", staged as f64 / contended.max(1) as f64),
+            ("contended", contended as f64),
+        ],
+    );
+    let wants = way.args.contains(&"staged");
+    ensure!(
+        contended > 1000 && (staged > 0) == wants,
+        "{contended} contended switches, {staged} of them staged"
+    );
+    bars.kept()?;
+    Ok(Verdict::Ok)
+}
+
+/// Four hogs that may run anywhere on two CPUs.
+fn free_hogs() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let hogs = Hog::default().start_many(4)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let got = shares(&hogs, Duration::from_secs(10))?;
+    let (least, most) = (
+        got.iter().copied().fold(f64::MAX, f64::min),
+        got.iter().copied().fold(0.0, f64::max),
+    );
+    metric("free_hogs", &[("least_s", least), ("most_s", most)]);
+    ensure!(
+        most <= 1.05 * least,
+        "four hogs on two CPUs got {got:.2?} s of 10 s"
+    );
+    drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// Runs for 200 us and sleeps for 10, beside a hog on its CPU: a sleep that short costs nothing.
+fn short_sleeper() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let hog = Hog {
+        cpu: Some(0),
+        ..Hog::default()
+    }
+    .start()?;
+    let sleeper = load::Napper {
+        cpu: 0,
+        nice: 0,
+        work: Duration::from_micros(200),
+        sleep: Duration::from_micros(10),
+    }
+    .start()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (a, b) = (hog.cpu_seconds()?, sleeper.cpu_seconds()?);
+    std::thread::sleep(Duration::from_secs(5));
+    let (a, b) = (hog.cpu_seconds()? - a, sleeper.cpu_seconds()? - b);
+    let share = b / (a + b);
+    metric("short_sleeper", &[("share", share), ("used_s", a + b)]);
+    ensure!(
+        (share - 0.5).abs() <= 0.05,
+        "it got {:.1} % beside a hog",
+        share * 100.0
+    );
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// Attached and detached 25 times under load; four tests, each in a boot of its own, make 100.
+fn cycles() -> Result<Verdict> {
+    const CYCLES: usize = 25;
+    let load = Unkind::start("micro")?;
+    let hogs = Hog::default().start_many(3)?;
+    let began = std::time::Instant::now();
+    for cycle in 0..CYCLES {
+        let sched = Sched::start(&[])?;
+        let got = shares(&hogs, Duration::from_millis(700))?;
+        ensure!(
+            got.iter().all(|&s| s > 0.02),
+            "cycle {cycle}: a hog stands still: {got:.2?} of 0.7 s"
+        );
+        let illegal = sched.counter("edge_illegal")?;
+        ensure!(illegal == 0, "cycle {cycle}: {illegal} illegal edges");
+        sched.stop()?;
+    }
+    let got = shares(&hogs, Duration::from_millis(700))?;
+    ensure!(
+        got.iter().all(|&s| s > 0.02),
+        "a hog stands still after the last one: {got:.2?} of 0.7 s"
+    );
+    let took = began.elapsed().as_secs_f64();
+    metric("cycles", &[("n", CYCLES as f64), ("seconds", took)]);
+    drop((load, hogs));
+    Ok(Verdict::Ok)
+}

@@ -1,0 +1,136 @@
+//! The bars of a release: how late threads wake up beside hogs, beside EEVDF.
+
+use anyhow::Result;
+
+use super::{Test, full};
+use crate::beside::{Bars, Figure, Rounds};
+use crate::cyclic::{Cyclic, Late};
+use crate::harness::{Verdict, median, metric};
+use crate::load::{self, Hog};
+
+pub const TESTS: &[Test] = &[
+    full(
+        "vm_full_probe_by_instructions",
+        "late-count,icount,cpus=1",
+        300,
+        by_instructions::<false>,
+    ),
+    full(
+        "vm_full_staged_probe_by_instructions",
+        "late-count-staged,icount,cpus=1",
+        300,
+        by_instructions::<true>,
+    ),
+    full("vm_full_probe_beside_hogs", "late", 240, beside_hogs),
+    full("vm_full_mixed_load_beside_eevdf", "mixed", 240, mixed),
+];
+
+fn figures(late: Late) -> Vec<Figure> {
+    vec![
+        ("mean_us", late.mean),
+        ("p99_us", late.p99),
+        ("max_us", late.max),
+        ("worst_mean_us", late.worst_mean),
+    ]
+}
+
+fn discard() -> Result<()> {
+    load::messaging().map(|_| ())
+}
+
+/// Two hogs and a probe without timer slack on one CPU.
+fn by_instructions<const STAGED: bool>() -> Result<Verdict> {
+    let (name, args): (_, &[&str]) = match STAGED {
+        true => ("count_staged_probe", &["--decide", "staged"]),
+        false => ("count_probe", &[]),
+    };
+    // A guest second costs six.
+    let probe = Cyclic {
+        seconds: 2,
+        fifo: None,
+        exact: true,
+    };
+    let rounds = Rounds::take(3, args, &[], discard, || {
+        let _hogs = Hog::default().start_many(2)?;
+        probe.run().map(figures)
+    })?;
+    let mut bars = Bars::default();
+    if STAGED {
+        bars.ratio(&rounds, name, "p99_us", 0.5)?;
+        for other in ["mean_us", "max_us"] {
+            rounds.pair(name, other)?;
+        }
+    } else {
+        bars.ratio(&rounds, name, "p99_us", 0.15)?;
+        bars.ratio(&rounds, name, "mean_us", 0.5)?;
+        bars.ratio(&rounds, name, "max_us", 1.0)?;
+    }
+    bars.kept()?;
+    Ok(Verdict::Ok)
+}
+
+/// Four hogs on two CPUs. Timers of a VM are late by themselves: what a SCHED_FIFO probe meets,
+/// before whom nobody runs, is the floor.
+fn beside_hogs() -> Result<Verdict> {
+    let probe = Cyclic {
+        seconds: 3,
+        fifo: None,
+        exact: false,
+    };
+    let floor_probe = Cyclic {
+        fifo: Some(90),
+        ..probe
+    };
+    let mut floors = Vec::new();
+    let rounds = Rounds::take(9, &[], &[], discard, || {
+        let _hogs = Hog::default().start_many(4)?;
+        if !crate::harness::attached() {
+            floors.push(floor_probe.run()?);
+        }
+        probe.run().map(figures)
+    })?;
+    let mut bars = Bars::default();
+    for (name, of) in [
+        ("mean_us", (|l| l.mean) as fn(&Late) -> f64),
+        ("p99_us", |l| l.p99),
+    ] {
+        let floor = median(&mut floors.iter().map(of).collect::<Vec<_>>());
+        metric(&format!("hogs_fifo_probe_{name}"), &[("eevdf", floor)]);
+        let pair = rounds.pair("hogs_probe", name)?;
+        let most = (0.5 * pair.eevdf).max(1.15 * floor);
+        bars.at_most(&format!("probe {name}"), pair.ours, most);
+    }
+    bars.ratio(&rounds, "hogs_probe", "worst_mean_us", 1.0)?;
+    rounds.pair("hogs_probe", "max_us")?;
+    bars.kept()?;
+    Ok(Verdict::Ok)
+}
+
+/// Messaging again and again beside two hogs, beside the probe.
+fn mixed() -> Result<Verdict> {
+    let probe = Cyclic {
+        seconds: 4,
+        fifo: None,
+        exact: false,
+    };
+    let rounds = Rounds::take(9, &[], &[], discard, || {
+        let _hogs = Hog::default().start_many(2)?;
+        let mut times = Vec::new();
+        let late = probe.beside(|| {
+            times.push(load::messaging()?);
+            Ok(())
+        })?;
+        // The last one went on alone after the probe had ended.
+        if times.len() > 1 {
+            times.pop();
+        }
+        Ok([vec![("messaging", median(&mut times))], figures(late)].concat())
+    })?;
+    let mut bars = Bars::default();
+    for name in ["messaging", "mean_us", "p99_us", "worst_mean_us"] {
+        bars.ratio(&rounds, "mixed", name, 1.05)?;
+    }
+    rounds.pair("mixed", "max_us")?;
+    bars.kept()?;
+    Ok(Verdict::Ok)
+}
