@@ -21,15 +21,11 @@ pub(crate) struct ByPid {
 
 impl ByPid {
     pub(crate) fn new(decide: Decide, reverse: bool, capacity: u32) -> Self {
-        let waiting = match decide {
-            Decide::Keyed => 0,
-            Decide::Staged => capacity,
-        };
         ByPid {
             decide,
             reverse,
             capacity,
-            waiting: Heap::new(waiting),
+            waiting: Heap::candidates(decide, capacity),
         }
     }
 
@@ -51,10 +47,7 @@ impl Policy for ByPid {
     }
 
     fn bytes_per_worker(&self) -> usize {
-        match self.decide {
-            Decide::Keyed => 0,
-            Decide::Staged => Heap::BYTES,
-        }
+        Heap::bytes_per_worker(self.decide)
     }
 
     fn traits(&self) -> Traits {

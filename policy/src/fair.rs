@@ -26,20 +26,15 @@ const STAGE_BUDGET_NS: u64 = 4_000_000;
 #[derive(Debug)]
 pub(crate) struct Fair {
     decide: Decide,
-    /// Candidates. Keyed: without capacity, so that it ignores all workers.
     waiting: Heap,
     capacity: u32,
 }
 
 impl Fair {
     pub(crate) fn new(decide: Decide, capacity: u32) -> Self {
-        let waiting = match decide {
-            Decide::Keyed => 0,
-            Decide::Staged => capacity,
-        };
         Fair {
             decide,
-            waiting: Heap::new(waiting),
+            waiting: Heap::candidates(decide, capacity),
             capacity,
         }
     }
@@ -62,10 +57,7 @@ impl Policy for Fair {
     }
 
     fn bytes_per_worker(&self) -> usize {
-        match self.decide {
-            Decide::Keyed => 0,
-            Decide::Staged => Heap::BYTES,
-        }
+        Heap::bytes_per_worker(self.decide)
     }
 
     fn traits(&self) -> Traits {

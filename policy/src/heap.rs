@@ -5,7 +5,7 @@
 //! as a signed number. That is an order only among keys within 2^63 of each other; beyond that
 //! entries come out in some order, but all of them do. Equal keys come out in order of arrival.
 
-use crate::WorkerId;
+use crate::{Decide, WorkerId};
 
 /// Not in the heap. No position has this value: there are fewer than 2^32 - 1 workers before it.
 const OUT: u32 = u32::MAX;
@@ -46,8 +46,23 @@ impl Heap {
         }
     }
 
-    /// See [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
-    pub(crate) const BYTES: usize = size_of::<Entry>().next_power_of_two() + size_of::<u32>();
+    /// The candidates of a policy that can be either. Keyed: without capacity, so that it ignores
+    /// all workers.
+    pub(crate) fn candidates(decide: Decide, capacity: u32) -> Self {
+        Heap::new(match decide {
+            Decide::Keyed => 0,
+            Decide::Staged => capacity,
+        })
+    }
+
+    /// What [`candidates`](Self::candidates) takes, see
+    /// [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
+    pub(crate) fn bytes_per_worker(decide: Decide) -> usize {
+        match decide {
+            Decide::Keyed => 0,
+            Decide::Staged => size_of::<Entry>().next_power_of_two() + size_of::<u32>(),
+        }
+    }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

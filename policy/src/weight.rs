@@ -65,7 +65,7 @@ impl Policy for TestWeight {
     }
 
     fn bytes_per_worker(&self) -> usize {
-        2 // heavy and even
+        self.fair.bytes_per_worker() + 2 // heavy and even
     }
 
     fn traits(&self) -> Traits {

@@ -52,14 +52,9 @@ const HEAP: usize = 64 << 20;
 const HEAP_SPARE: usize = 12 << 20;
 
 /// Refuses what would end in the middle, when the locked heap is used up.
-fn require_heap(
-    args: &RunArgs,
-    decide: Decide,
-    nr_cpus: usize,
-    per_worker: usize,
-) -> Result<(), Failure> {
-    let workers = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
-    let each = per_worker * workers as usize + server::HEAP;
+fn require_heap(args: &RunArgs, decide: Decide, nr_cpus: usize) -> Result<()> {
+    let workers = umcg::intf::umcg_limits_UMCG_MAX_WORKERS as usize;
+    let each = policy(args, decide, 1)?.bytes_per_worker() * workers + server::HEAP;
     let most = (HEAP - HEAP_SPARE) / each;
     if nr_cpus <= most {
         return Ok(());
@@ -74,15 +69,14 @@ fn require_heap(
         args.policy,
         each >> 10
     );
-    Err(Failure::new(Exit::Unsupported, text))
+    Err(Failure::new(Exit::Unsupported, text).into())
 }
 
 /// Opens and loads for `args`; nothing changes for the system yet.
 pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Result<Loaded<'a>> {
     let decide = decide(args)?;
     let nr_cpus = *scx_utils::NR_CPU_IDS;
-    let per_worker = policy(args, decide, 1)?.bytes_per_worker();
-    require_heap(args, decide, nr_cpus, per_worker)?;
+    require_heap(args, decide, nr_cpus)?;
     try_set_rlimit_infinity();
 
     let mut builder = BpfSkelBuilder::default();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use log::error;
 use umcg::record::{Server as Record, Worker};
 use umcg::ring::Choice;
@@ -314,16 +314,10 @@ fn facts(worker: &Worker, word: Word, now: u64) -> Facts {
 
 /// Partial mode: only SCHED_EXT threads are ours.
 fn enter_sched_ext() -> Result<()> {
-    const SCHED_EXT: libc::c_int = 7;
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: param lives through the call; 0 is the calling thread.
-    let ret = unsafe { libc::sched_setscheduler(0, SCHED_EXT, &raw const param) };
-    ensure!(
-        ret == 0,
-        "sched_setscheduler(SCHED_EXT): {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
+    umcg::kernel::sys::set_policy(true).map_err(|errno| {
+        let err = std::io::Error::from_raw_os_error(errno);
+        anyhow!("sched_setscheduler(SCHED_EXT): {err}")
+    })
 }
 
 /// BPF_PROG_RUN of a SYSCALL program with `call`, a struct of `intf.h`, as its argument.

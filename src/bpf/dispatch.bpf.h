@@ -259,6 +259,7 @@ static __always_inline s32 random_other(s32 cpu)
 static __always_inline bool steal(struct umcg_pick *k)
 {
 	s32 other = k->cpu, waiting;
+	bool staged;
 	int i;
 
 	bpf_for(i, 1, STEAL_TRIES) {
@@ -275,14 +276,10 @@ static __always_inline bool steal(struct umcg_pick *k)
 		waiting = scx_bpf_dsq_nr_queued(PARK(other));
 		if (waiting <= 0)
 			continue;
-		if (umcg_staged && waiting > 1 && take_staged(k, other)) {
+		staged = umcg_staged && waiting > 1 && take_staged(k, other);
+		if (staged || scx_bpf_dsq_move_to_local(PARK(other), 0)) {
 			count_on(k->c, stolen);
-			count_choice(k, waiting, UMCG_C_staged);
-			return true;
-		}
-		if (scx_bpf_dsq_move_to_local(PARK(other), 0)) {
-			count_on(k->c, stolen);
-			count_choice(k, waiting, UMCG_C_by_key);
+			count_choice(k, waiting, staged ? UMCG_C_staged : UMCG_C_by_key);
 			return true;
 		}
 		/* The kernel skips who may not run here and says no more. */
@@ -292,14 +289,14 @@ static __always_inline bool steal(struct umcg_pick *k)
 }
 
 /*
- * Is more waiting for CPU @other than for this one? By number; with cgroups by
- * weight, what runs there included: two hogs of a heavy cgroup on one CPU, two of
- * a light one on the other, would else stay so. A 16th is noise of the averages.
+ * Is more waiting for CPU @other, which has @there on PARK, than for this one? By
+ * number; with cgroups by weight, what runs there included: two hogs of a heavy
+ * cgroup on one CPU, two of a light one on the other, would else stay so. A 16th is
+ * noise of the averages.
  */
-static __always_inline bool is_longer(struct umcg_pick *k, s32 other)
+static __always_inline bool is_longer(struct umcg_pick *k, s32 other, s32 there)
 {
 	struct umcg_cpu *oc = cpu_rec(other);
-	s32 there = scx_bpf_dsq_nr_queued(PARK(other));
 	u64 mine, theirs;
 
 	if (!umcg_nr_cgroups || there <= 0)
@@ -318,10 +315,10 @@ static __always_inline bool rotate(struct umcg_pick *k)
 		return false;
 	other = random_other(k->cpu);
 	there = scx_bpf_dsq_nr_queued(PARK(other));
-	if (!is_longer(k, other) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
+	if (!is_longer(k, other, there) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
 		return false;
 	count_on(k->c, rotated);
-	count_choice(k, there > 0 ? there : 0, UMCG_C_by_key);
+	count_choice(k, there, UMCG_C_by_key);
 	return true;
 }
 
@@ -343,6 +340,7 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 					 u32 kicked)
 {
 	u64 key, ran = k->now - k->c->picked_ns;
+	u32 weight;
 
 	if (kicked && kicked != t->idx && ran < k->c->granted_ns) {
 		count_on(k->c, kick_missed);
@@ -357,10 +355,11 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 		return false;
 	if (umcg_staged && ring_peek(&k->s->ring))
 		return false;
-	if (key_before(key, key_now(prev, t, w, k->now)))
+	weight = worker_weight(prev, t, w);
+	if (key_before(key, key_now(prev, t, w, weight, k->now)))
 		return false;
 	count_on(k->c, kept);
-	weight_show(w, k->c, worker_weight(prev, t, w));
+	weight_show(w, k->c, weight);
 	refill(k->c, prev, worker_slice(w), k->now);
 	return true;
 }

@@ -196,11 +196,10 @@ static __always_inline u64 key_of(const struct umcg_task *t,
 /* The key that the running @p has by now. */
 static __always_inline u64 key_now(const struct task_struct *p,
 				   const struct umcg_task *t,
-				   const struct umcg_worker *w, u64 now)
+				   const struct umcg_worker *w, u32 weight,
+				   u64 now)
 {
-	u64 v = t->v + weighted(uncharged(p, t), worker_weight(p, t, w));
-
-	return key_of(t, w, v, now);
+	return key_of(t, w, t->v + weighted(uncharged(p, t), weight), now);
 }
 
 static __always_inline u64 quiet_now(const struct umcg_cpu *c, u64 now)

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::harness::adopt;
+use umcg::kernel::sys;
 
-const SCHED_EXT: i32 = 7;
+use crate::harness::adopt;
 
 /// What a hog is to be.
 #[derive(Clone, Copy, Default)]
@@ -42,10 +42,9 @@ impl Hog {
                 if self.session {
                     libc::setsid();
                 }
-                if self.ext {
-                    let param = libc::sched_param { sched_priority: 0 };
-                    libc::sched_setscheduler(0, SCHED_EXT, &raw const param);
-                }
+            }
+            if self.ext {
+                let _ = sys::set_policy(true);
             }
             if let Some(cpu) = self.cpu {
                 pin(0, cpu);
@@ -335,22 +334,11 @@ pub fn perf_bench(args: &[&str]) -> Result<f64> {
 
 /// Runs `work` with this thread, and so what it starts, in SCHED_EXT by their own wish.
 pub fn in_ext<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    set_policy(SCHED_EXT)?;
+    let errno = |errno| std::io::Error::from_raw_os_error(errno);
+    sys::set_policy(true).map_err(errno)?;
     let result = work();
-    set_policy(libc::SCHED_OTHER)?;
+    sys::set_policy(false).map_err(errno)?;
     result
-}
-
-fn set_policy(policy: i32) -> Result<()> {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: param lives through the call; it changes the calling thread alone.
-    let set = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
-    ensure!(
-        set == 0,
-        "policy {policy}: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
 }
 
 /// `ext.enabled` of /proc/PID/sched: 1 for a worker.

@@ -508,10 +508,13 @@ fn freezes() -> Result<Verdict> {
             ensure!(frozen, "cgroup {i} is not frozen after 5 s");
             worst[i] = worst[i].max(began.elapsed().as_secs_f64() * 1e3);
             // The last one says that all are frozen a moment before it sleeps, and what it
-            // has used shows at the next tick.
-            std::thread::sleep(Duration::from_millis(30));
-            let still = cpus(&hogs, Duration::from_millis(200))?;
-            ensure!(still < 0.05, "frozen hogs used {still:.4} CPUs");
+            // has used shows at the next tick: soon there is a while without any.
+            let mut used = 0.0;
+            let still = wait_until(Duration::from_secs(1), || {
+                used = cpus(&hogs, Duration::from_millis(200)).unwrap_or(f64::NAN);
+                used == 0.0
+            });
+            ensure!(still, "frozen hogs used {used:.4} CPUs");
             cgroup.set("cgroup.freeze", "0")?;
             std::thread::sleep(Duration::from_millis(300));
         }

@@ -211,16 +211,11 @@ fn weight() -> Result<Verdict> {
     ensure!(
         wait_until(Duration::from_secs(10), || {
             let look = Instant::now();
-            let any = shared.workers.records().iter().any(|w| told(&w));
-            let used = shared
-                .workers
-                .records()
-                .iter()
-                .any(|w| told(&w) && w.weight.load(Relaxed) == 300);
-            if !any {
+            let mut heavy = shared.workers.records().iter().filter(told).peekable();
+            if heavy.peek().is_none() {
                 unwritten = look;
             }
-            used
+            heavy.any(|w| w.weight.load(Relaxed) == 300)
         }),
         "no worker got the new weight"
     );

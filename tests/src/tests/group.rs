@@ -241,11 +241,8 @@ fn wait_times_out() -> Result<Verdict> {
                 for ms in [1, 5, 20, 100, 300] {
                     let start = sys::now_ns();
                     let end = start + ms * 1_000_000;
-                    // A run of it while it waits, after the relief valve had let it go
-                    // on, ends its wait: it waits on.
-                    while group.wait(me, end)? == Woken::Woken {
-                        ensure!(sys::now_ns() < end, "{ms} ms: woken by its time");
-                    }
+                    let woken = group.wait(me, end)?;
+                    ensure!(woken == Woken::TimedOut, "{ms} ms: {woken:?}");
                     let late = sys::now_ns().saturating_sub(end);
                     ensure!(sys::now_ns() >= end, "{ms} ms: too early");
                     ensure!(late < 200_000_000, "{ms} ms: {late} ns late");
@@ -254,7 +251,7 @@ fn wait_times_out() -> Result<Verdict> {
             });
             let seen = serve(group, me, 1)?;
             join_all(vec![waiter])?;
-            ensure!(seen.timed_out >= 3, "{seen:?}");
+            ensure!(seen.timed_out >= 5, "{seen:?}");
             seen.check(group)
         })
     })
