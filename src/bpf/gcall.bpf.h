@@ -113,7 +113,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->kind = tok->kind;
 	m->home = (u32)call->target;
 	m->why = UMCG_R_NEW;
-	m->slot = m->cur = m->held = m->op = 0;
+	m->slot = m->cur = m->held = m->op = m->switched = 0;
 	m->sys = t->idx;
 	m->bell = tok->bell;
 	m->deadline_ns = ~0ULL;
@@ -123,7 +123,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	desk->op = desk->asleep = desk->poked = 0;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */
-	umcg_xchg(&m->word, m->word & ~(u64)UMCG_F_PENDING);
+	umcg_xchg(&m->word, m->word & ~(u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT));
 	member_edge(m, FROM_ANY, UMCG_RUNNING | (tok->kind == UMCG_M_WORKER ?
 		    UMCG_F_RESCUED : 0), 0, now, &seen);
 }

@@ -147,14 +147,15 @@ static __always_inline u64 server_bit(u32 idx)
 }
 
 /*
- * One edge: from a state in @from to @to, a remembered wake is kept but for
- * @clear. False: the word is in another state, *@seen tells which. Writers are
+ * One edge: from a state in @from to @to. What the word says of wakes is kept but for
+ * @clear, and how the last wait ended until the next; a wake that is remembered goes
+ * before a time that is over. False: the word is in another state, *@seen tells which. Writers are
  * the callbacks of the task (rq lock) and wakers, who lose or win the cmpxchg.
  */
 static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 					u64 clear, u64 now, u64 *seen)
 {
-	u64 old = READ_ONCE(m->word), got, stamp;
+	u64 old = READ_ONCE(m->word), got, keep, stamp;
 	int i;
 
 	for (i = 0; i < WORD_TRIES; i++) {
@@ -162,8 +163,12 @@ static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 		if (!(from & FROM(word_state(old) & 7)))
 			return false;
 		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
-		got = umcg_cmpxchg(&m->word, old, word_make(stamp, to |
-				   (old & UMCG_F_PENDING & ~clear)));
+		keep = old & (UMCG_F_PENDING | UMCG_F_TIMEDOUT) & ~clear;
+		if (word_state(to) == UMCG_IDLE)
+			keep &= ~(u64)UMCG_F_TIMEDOUT;
+		if (old & clear & UMCG_F_PENDING)
+			to &= ~(u64)UMCG_F_TIMEDOUT;
+		got = umcg_cmpxchg(&m->word, old, word_make(stamp, to | keep));
 		if (got == old) {
 			WRITE_ONCE(m->since_ns, stamp);
 			return true;

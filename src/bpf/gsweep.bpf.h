@@ -100,9 +100,9 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 
 	if (word_state(READ_ONCE(w->word)) == UMCG_IDLE) {
 		if (w->deadline_ns <= now) {
-			if (member_edge(w, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING,
-					now, &seen)) {
-				w->why = UMCG_R_TIMEDOUT;
+			if (member_edge(w, FROM(UMCG_IDLE), UMCG_RUNNABLE | UMCG_F_TIMEDOUT,
+					UMCG_F_PENDING, now, &seen)) {
+				w->why = end_reason(seen);
 				w->parked_ns = now;
 				tell_worker(g, idx, w->home);
 			}

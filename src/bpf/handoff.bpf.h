@@ -9,9 +9,10 @@
  *             slot's key, so that hand-offs bring no CPU time.
  * State:   umcg_member, umcg_cpu.due.
  * Called from: ops.dispatch, rq lock held.
- * Races:   a task whose CPU is this one is inserted on the local queue at once:
- *          its rq lock is ours. One of another CPU goes by HAND, whose move skips
- *          a task that may not run here by now, where a direct insert aborts.
+ * Races:   a task is inserted on the local queue of the CPU that it is on at once:
+ *          there it may run, and when it goes elsewhere the insert is void. To this
+ *          one it goes by HAND, whose move skips a task that may not run here by
+ *          now, where a direct insert aborts.
  * Never:   inserts a task whose enqueue has not begun: `held` says that it has.
  * Counters: grp_run, grp_switch, grp_requeued, grp_refused.
  */
@@ -83,19 +84,17 @@ static __always_inline bool throttle_member(struct task_struct *p, struct umcg_t
  */
 static __always_inline bool put_here(struct task_struct *p, s32 cpu, u64 slice)
 {
-	if (scx_bpf_task_cpu(p) == cpu) {
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
-		return true;
-	}
-	if (!may_run_on(p, cpu)) {
-		s32 other = scx_bpf_task_cpu(p);
+	s32 at = scx_bpf_task_cpu(p);
 
-		scx_bpf_dsq_insert(p, HAND(other), slice, 0);
-		kick(other, SCX_KICK_IDLE);
-		return false;
+	if (at == cpu || !may_run_on(p, cpu)) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | at, slice, 0);
+		return at == cpu;
 	}
 	scx_bpf_dsq_insert(p, HAND(cpu), slice, 0);
-	return scx_bpf_dsq_move_to_local(HAND(cpu), 0);
+	if (scx_bpf_dsq_move_to_local(HAND(cpu), 0))
+		return true;
+	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
+	return false;
 }
 
 /* The next thread of slot @s. @used: virtual time that prev owes the slot yet. */
@@ -130,7 +129,7 @@ static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_mem
  * way to a real sleep, it is woken instead and comes by the list.
  */
 static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 si,
-						      s32 *err)
+						      bool by_switch, s32 *err)
 {
 	struct umcg_member *w = member_by_id(truth, id);
 	u64 word;
@@ -151,6 +150,8 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 	}
 	if (word_state(word) != UMCG_RUNNABLE && word_state(word) != UMCG_IDLE)
 		return NULL;
+	if (by_switch)
+		WRITE_ONCE(w->switched, w->switched + 1);
 	if (umcg_cmpxchg(&w->slot, 0, si))
 		return NULL;
 	word = READ_ONCE(w->word);
@@ -204,7 +205,8 @@ static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
 	if (m->op != UMCG_OP_RUN)
 		return HANDOFF_NONE;
 	err = -EBUSY;
-	w = READ_ONCE(m->cur) ? NULL : slot_claim(truth, m->target, t->member, &err);
+	w = READ_ONCE(m->cur) ? NULL : slot_claim(truth, m->target, t->member, false,
+					       &err);
 	if (!w) {
 		refuse(m, err);
 		return keep_prev(c, prev, m, now);
@@ -215,14 +217,19 @@ static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
 	return put_claimed(c, cpu, m, w, t, v, now);
 }
 
-/* A wake that came before the wait: nothing to wait for. */
+/* A wake, or a switch, that came before the wait: nothing to wait for. */
 static __always_inline bool wake_came_first(struct umcg_member *m)
 {
-	u64 word = READ_ONCE(m->word);
+	u64 word = READ_ONCE(m->word), clear = UMCG_F_TIMEDOUT;
 
-	if (!(word & UMCG_F_PENDING) || m->op != UMCG_OP_WAIT)
+	if (m->op != UMCG_OP_WAIT)
 		return false;
-	if (umcg_cmpxchg(&m->word, word, word & ~(u64)UMCG_F_PENDING) != word)
+	if (!switched_since(m)) {
+		if (!(word & UMCG_F_PENDING))
+			return false;
+		clear |= UMCG_F_PENDING;
+	}
+	if (umcg_cmpxchg(&m->word, word, word & ~clear) != word)
 		return false;
 	m->op = UMCG_OP_NONE;
 	m->why = UMCG_R_WOKEN;
@@ -251,7 +258,7 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 		return keep_prev(c, prev, s, now);
 	}
 	if (m->op == UMCG_OP_SWITCH) {
-		w = slot_claim(truth, m->target, si, &err);
+		w = slot_claim(truth, m->target, si, true, &err);
 		if (!w) {
 			refuse(m, err);
 			return keep_prev(c, prev, s, now);
@@ -328,7 +335,9 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 		if (goes_on)
 			left = m->slot_end_ns - now;
 	} else {
-		t->ghost = word_state(READ_ONCE(m->word)) == UMCG_IDLE || must_run(p);
+		/* A slot that came before it was let go is not for a ghost. */
+		t->ghost = (!READ_ONCE(m->slot) &&
+			    word_state(READ_ONCE(m->word)) == UMCG_IDLE) || must_run(p);
 		if (must_run(p))
 			return put_here(p, cpu, umcg_slice_ns);
 	}

@@ -68,6 +68,7 @@ enum umcg_state {
 	UMCG_F_RESCUED = 0x1000,	/* RUNNING: released by the relief valve */
 	UMCG_F_ASLEEP = 0x2000,		/* IDLE, of a group: sleeps for real */
 	UMCG_F_PENDING = 0x4000,	/* of a group: a wake is remembered */
+	UMCG_F_TIMEDOUT = 0x8000,	/* of a group: its last wait ended by time */
 	UMCG_FLAGS_MASK = 0xff00,
 	UMCG_TIME_SHIFT = 16,
 };

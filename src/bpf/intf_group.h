@@ -31,10 +31,26 @@ enum umcg_op {
 	UMCG_OP_NONE = 0,	/* a yield like any other */
 	UMCG_OP_RUN = 1,	/* server: give my slot to desk.target */
 	UMCG_OP_NEXT = 2,	/* server: park me until my list has something */
-	UMCG_OP_WAIT = 3,	/* worker: IDLE, my server goes on */
+	UMCG_OP_WAIT = 3,	/* worker: IDLE, my server goes on; see UMCG_WAIT_ANYHOW */
 	UMCG_OP_YIELD = 4,	/* worker: RUNNABLE, my server goes on */
 	UMCG_OP_SWITCH = 5,	/* worker: IDLE, desk.target gets my slot */
 	UMCG_OP_DONE = 6,	/* never asked for: dispatch met the request */
+};
+
+/*
+ * desk.target of UMCG_OP_WAIT, flags:
+ *   ANYHOW  nobody serves the group, so also without a slot. Else who was let run
+ *           without one is refused with EPERM and RUNNABLE: no run() would end with
+ *           its wait, and a server may be who has to wake it.
+ *   SINCE   a switch to it since `switched` was the number in bits 31..16 has ended
+ *           the wait. For a wait that is asked for again, its sleep ended by a signal,
+ *           and for a switch that cannot be made in one step: its target is woken
+ *           first, and may switch back before the wait begins.
+ */
+enum umcg_wait {
+	UMCG_WAIT_ANYHOW = 1,
+	UMCG_WAIT_SINCE = 2,
+	UMCG_WAIT_SINCE_SHIFT = 16,
 };
 
 /* Why a server's run() ended, why a worker was listed, why a request failed. */
@@ -68,12 +84,16 @@ enum umcg_reason {
  *   wake, timer    IDLE -> RUNNABLE of a held worker
  *   A slot that the system group takes off its CPU is no edge: its worker stays
  *   RUNNING. UMCG_F_PENDING is a wake that came first: set by wake in any state
- *   but a held IDLE, cleared by the edge that it spares or makes.
+ *   but a held IDLE, cleared by the edge that it spares or makes. UMCG_F_TIMEDOUT is
+ *   set by the edge that ends a wait without a wake, and stays until the next wait:
+ *   the thread may block, or be let run, before it reads how its wait ended.
  *   All by cmpxchg: so wake against wait is decided by the word alone.
  *
  * `slot` (worker): index of the server whose slot it has. Set by cmpxchg 0 -> server
  *   of a RUNNABLE or a held IDLE worker (the claim), given up by xchg -> 0: who
  *   gets the server out of it lets that server continue, once.
+ * `switched`: before the claim, so that who runs by it sees it. A claim that fails
+ *   then ends a wait with UMCG_WAIT_SINCE early, at worst.
  * `cur` (server): index of the worker that has its slot, 0 = the server itself.
  * `held`: 1 = in BPF's hands, ops.enqueue queued it nowhere. Who makes it 0 by
  *   cmpxchg puts it on a queue, once. ops.enqueue sets it (full barrier) and
@@ -103,8 +123,9 @@ struct umcg_member {
 	u32 held;
 	u32 sys;		/* its record in the system group */
 	u32 op;			/* enum umcg_op, as it was read */
-	u32 bell;
-	u64 target;		/* Id, as it was read */
+	u16 bell;
+	u16 switched;		/* +1: a switch is about to give it a slot */
+	u64 target;		/* as it was read: Id, or enum umcg_wait */
 	u64 deadline_ns;	/* CLOCK_MONOTONIC, as it was read; ~0 = none */
 	u64 parked_ns;		/* when held, or RUNNABLE since */
 	u64 kick;		/* the word of the RUNNING stint that has to end */
@@ -144,8 +165,11 @@ struct umcg_member {
  *
  * A worker's real sleep is a futex, u32 number `index` in the group's memfd (the
  * kernel has no futexes in BPF maps, whose pages belong to no file). Sleeper: reads
- * futex; truth.word must be IDLE without PENDING; FUTEX_WAIT(value). Waker: the wake
- * call answers UMCG_WAKE_FUTEX; futex += 1; FUTEX_WAKE. One of them sees the other.
+ * futex; truth.word must be IDLE without PENDING; futex_waitv(value and word). Waker:
+ * the wake call answers UMCG_WAKE_FUTEX; futex += 1; FUTEX_WAKE. One of them sees the
+ * other. The word is among what the kernel compares because the sleeper may be taken
+ * off its CPU before it sleeps: it is held then, and who wakes or runs one that is
+ * held rings no futex.
  */
 struct umcg_desk {
 	u32 op;			/* enum umcg_op */

@@ -146,17 +146,26 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	return false;
 }
 
-/* The requested wait, unless a wake came first. True: IDLE, and held. */
+/* See UMCG_WAIT_SINCE. */
+static __always_inline bool switched_since(const struct umcg_member *m)
+{
+	return m->op == UMCG_OP_WAIT && (m->target & UMCG_WAIT_SINCE) &&
+	       (u16)(m->target >> UMCG_WAIT_SINCE_SHIFT) != READ_ONCE(m->switched);
+}
+
+/* The requested wait, or a ghost's, unless a wake came first. True: IDLE, and held. */
 static __always_inline bool go_idle(struct umcg_member *m, u64 now)
 {
 	u64 seen = 0;
+	bool since;
 
-	if (word_state(READ_ONCE(m->word)) != UMCG_RUNNABLE)
-		member_edge(m, FROM(UMCG_RUNNING) | FROM(UMCG_IDLE), UMCG_IDLE, 0, now,
-			    &seen);
+	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
+		member_edge(m, FROM(UMCG_RUNNING), UMCG_IDLE, 0, now, &seen);
+	since = switched_since(m);
 	hold(m, now);
-	if (!(READ_ONCE(m->word) & UMCG_F_PENDING) ||
-	    !member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
+	if ((!since && !(READ_ONCE(m->word) & UMCG_F_PENDING)) ||
+	    !member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, since ? 0 : UMCG_F_PENDING, now,
+			 &seen))
 		return word_state(READ_ONCE(m->word)) == UMCG_IDLE;
 	m->why = UMCG_R_WOKEN;
 	return false;
@@ -185,6 +194,14 @@ static __always_inline bool why_stands(const struct umcg_member *m)
 	return m->why == UMCG_R_NEW || m->why == UMCG_R_TIMEDOUT;
 }
 
+/* Asks to wait, and had no slot whose server is told of it. */
+static __always_inline bool is_untold(const struct umcg_task *t,
+				      const struct umcg_member *m)
+{
+	return m->op == UMCG_OP_WAIT && !(m->target & UMCG_WAIT_ANYHOW) && !t->left &&
+	       !READ_ONCE(m->slot) && word_state(READ_ONCE(m->word)) == UMCG_RUNNING;
+}
+
 /* False: @p goes the way of a worker of the system group. */
 static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member *m,
 					void *truth, s32 cpu, u64 enq_flags, u64 now)
@@ -199,14 +216,18 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
 		return false;
 	}
+	if (is_untold(t, m)) {
+		refuse(m, -EPERM);
+		op = UMCG_OP_NONE;
+	}
 	if (READ_ONCE(m->slot)) {
 		count(grp_late);
 		slot_give_back(truth, t, m, leave_reason(m), 0, cpu, now);
 	} else {
 		slot_store_left(truth, t);
 	}
-	m->op = UMCG_OP_NONE;
-	if (op == UMCG_OP_WAIT || op == UMCG_OP_SWITCH) {
+	if (op == UMCG_OP_WAIT || op == UMCG_OP_SWITCH ||
+	    word_state(READ_ONCE(m->word)) == UMCG_IDLE) {
 		tell = !go_idle(m, now);
 	} else {
 		if (member_edge(m, FROM(UMCG_RUNNING), UMCG_RUNNABLE |
@@ -220,6 +241,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 		}
 		hold(m, now);
 	}
+	m->op = UMCG_OP_NONE;
 	/* pairs with slot_claim() */
 	if (READ_ONCE(m->slot) && unhold(m))
 		return false;
@@ -258,11 +280,16 @@ static __always_inline void worker_running(struct umcg_task *t, struct umcg_memb
 	u32 si = READ_ONCE(m->slot);
 	struct umcg_member *s = si ? member_at(truth, si) : NULL;
 	u64 seen = 0, since = m->since_ns;
+	u32 state = word_state(READ_ONCE(m->word));
 
 	if (s)
 		slot_load(s, t);
-	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
+	if (state == UMCG_RUNNING)
 		return;
+	if (!si && state == UMCG_IDLE) {
+		t->ghost = 1;	/* a claim met the end of its hold, and was taken back */
+		return;
+	}
 	if (member_edge(m, FROM_ANY, UMCG_RUNNING | (si ? 0 : UMCG_F_RESCUED), 0, now,
 			&seen) && word_state(seen) == UMCG_RUNNABLE)
 		m->wait_ns += now - since;
@@ -362,6 +389,12 @@ __weak int member_blocks(struct task_struct *p __arg_trusted,
 	/* pairs with slot_claim() */
 }
 
+/* Of a wait that ended with the word @seen. */
+static __always_inline u32 end_reason(u64 seen)
+{
+	return seen & UMCG_F_PENDING ? UMCG_R_WOKEN : UMCG_R_TIMEDOUT;
+}
+
 /* ops.runnable with WAKEUP. */
 __weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 {
@@ -380,8 +413,9 @@ __weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 			member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen);
 		return 0;
 	}
-	if (member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
-		m->why = seen & UMCG_F_PENDING ? UMCG_R_WOKEN : UMCG_R_TIMEDOUT;
+	if (member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE | UMCG_F_TIMEDOUT, UMCG_F_PENDING,
+			now, &seen))
+		m->why = end_reason(seen);
 	else if (member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen))
 		m->why = UMCG_R_UNBLOCKED;
 	return 0;
@@ -445,7 +479,8 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	head = truth ? group_head(truth) : NULL;
 	if (m && head && t->member) {
 		m->run_ns = p->se.sum_exec_runtime - t->base_ns;
-		member_edge(m, FROM_ANY, UMCG_NONE, UMCG_F_PENDING, now, &seen);
+		member_edge(m, FROM_ANY, UMCG_NONE, UMCG_F_PENDING | UMCG_F_TIMEDOUT, now,
+			    &seen);
 		umcg_xchg(&m->held, 0);
 		home = m->home;
 		if (t->kind != UMCG_K_GWORKER)

@@ -43,6 +43,9 @@ enum {
 	UMCG_F_FAULT = 0x0400,
 	UMCG_F_STOPPED = 0x0800,
 	UMCG_F_RESCUED = 0x1000,
+	UMCG_F_ASLEEP = 0x2000,
+	UMCG_F_PENDING = 0x4000,
+	UMCG_F_TIMEDOUT = 0x8000,
 };
 
 /* Why a server is told of a worker. From umcg_run: R; from umcg_next_event: N. */

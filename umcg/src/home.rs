@@ -36,13 +36,12 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Member, Reason, Snapshot, Woken};
 use crate::futex::FutexGroup;
-use crate::intf;
 use crate::kernel::{self, KernelGroup, proto};
 use crate::mode::{GroupConfig, Mode, Why};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::{AtomicU32, AtomicU64, fence};
 use crate::tls::{self, Busy};
-use crate::word::{PENDING, State, Word};
+use crate::word::{PENDING, State, TIMEDOUT, Word};
 
 /// How often servers look for a daemon while there is none.
 const TRY_NS: u64 = 250_000_000;
@@ -336,21 +335,21 @@ impl Home {
     }
 
     /// The calling thread's member `me` moves to the book, RUNNING without a slot; a
-    /// worker takes its wake along. Its last word at the kernel, and why it was listed.
-    fn to_book(&self, me: Id, kind: Kind, served: Option<&Served>) -> (Word, u32) {
+    /// worker takes its wake along. Its last word at the kernel.
+    fn to_book(&self, me: Id, kind: Kind, served: Option<&Served>) -> Word {
         let Some((_, side)) = self.futex.book().member(me) else {
-            return (Word(0), 0);
+            return Word(0);
         };
         let home = side.home.swap(0, SeqCst);
         fence(SeqCst);
         // pairs with wake()
         if home == 0 {
-            return (Word(0), 0);
+            return Word(0);
         }
         let id = id_at_kernel(home);
-        let (word, why) = match served {
+        let word = match served {
             Some(served) => served.group.last_word(id),
-            None => (Word(PENDING), 0), // nobody knows: one wake too many
+            None => Word(PENDING), // nobody knows: one wake too many
         };
         if kind == Kind::Worker && word.flags() & PENDING != 0 {
             let _ = self.futex.wake(me);
@@ -359,7 +358,7 @@ impl Home {
             // It may be served yet, when only this thread was not.
             let _ = served.group.move_away(id);
         }
-        (word, why)
+        word
     }
 
     /// What the kernel says of the calling worker is over: it goes on in the book.
@@ -369,11 +368,11 @@ impl Home {
     /// no slot. Or the wait had not begun: then it ends early, as if woken.
     fn worker_to_book(&self, me: Id, served: &Served, deadline_ns: u64) -> Result<Option<Woken>> {
         self.retire(served.number, Some(&served.group));
-        let (word, why) = self.to_book(me, Kind::Worker, Some(served));
+        let word = self.to_book(me, Kind::Worker, Some(served));
         if !matches!(word.state(), Some(State::Runnable | State::Running)) {
             return Ok(None);
         }
-        let late = why == intf::umcg_reason_UMCG_R_TIMEDOUT && clock::now() >= deadline_ns;
+        let late = word.flags() & TIMEDOUT != 0 && clock::now() >= deadline_ns;
         self.futex.queue_me(me)?;
         self.move_on(me);
         Ok(Some(if late { Woken::TimedOut } else { Woken::Woken }))

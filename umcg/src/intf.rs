@@ -34,6 +34,7 @@ pub const umcg_state_UMCG_F_STOPPED: umcg_state = 2048;
 pub const umcg_state_UMCG_F_RESCUED: umcg_state = 4096;
 pub const umcg_state_UMCG_F_ASLEEP: umcg_state = 8192;
 pub const umcg_state_UMCG_F_PENDING: umcg_state = 16384;
+pub const umcg_state_UMCG_F_TIMEDOUT: umcg_state = 32768;
 pub const umcg_state_UMCG_FLAGS_MASK: umcg_state = 65280;
 pub const umcg_state_UMCG_TIME_SHIFT: umcg_state = 16;
 pub type umcg_state = ::std::os::raw::c_uint;
@@ -469,6 +470,10 @@ pub const umcg_op_UMCG_OP_YIELD: umcg_op = 4;
 pub const umcg_op_UMCG_OP_SWITCH: umcg_op = 5;
 pub const umcg_op_UMCG_OP_DONE: umcg_op = 6;
 pub type umcg_op = ::std::os::raw::c_uint;
+pub const umcg_wait_UMCG_WAIT_ANYHOW: umcg_wait = 1;
+pub const umcg_wait_UMCG_WAIT_SINCE: umcg_wait = 2;
+pub const umcg_wait_UMCG_WAIT_SINCE_SHIFT: umcg_wait = 16;
+pub type umcg_wait = ::std::os::raw::c_uint;
 pub const umcg_reason_UMCG_R_NONE: umcg_reason = 0;
 pub const umcg_reason_UMCG_R_BLOCKED: umcg_reason = 1;
 pub const umcg_reason_UMCG_R_FAULT: umcg_reason = 2;
@@ -503,7 +508,8 @@ pub struct umcg_member {
     pub held: u32_,
     pub sys: u32_,
     pub op: u32_,
-    pub bell: u32_,
+    pub bell: u16_,
+    pub switched: u16_,
     pub target: u64_,
     pub deadline_ns: u64_,
     pub parked_ns: u64_,
@@ -543,6 +549,8 @@ const _: () = {
     ["Offset of field: umcg_member::sys"][::std::mem::offset_of!(umcg_member, sys) - 76usize];
     ["Offset of field: umcg_member::op"][::std::mem::offset_of!(umcg_member, op) - 80usize];
     ["Offset of field: umcg_member::bell"][::std::mem::offset_of!(umcg_member, bell) - 84usize];
+    ["Offset of field: umcg_member::switched"]
+        [::std::mem::offset_of!(umcg_member, switched) - 86usize];
     ["Offset of field: umcg_member::target"][::std::mem::offset_of!(umcg_member, target) - 88usize];
     ["Offset of field: umcg_member::deadline_ns"]
         [::std::mem::offset_of!(umcg_member, deadline_ns) - 96usize];

@@ -28,13 +28,16 @@ pub const ASLEEP: u64 = intf::umcg_state_UMCG_F_ASLEEP as u64;
 /// Of a group: a wake came first and is remembered.
 #[doc(alias = "UMCG_F_PENDING")]
 pub const PENDING: u64 = intf::umcg_state_UMCG_F_PENDING as u64;
+/// Of a group: its last wait ended by time.
+#[doc(alias = "UMCG_F_TIMEDOUT")]
+pub const TIMEDOUT: u64 = intf::umcg_state_UMCG_F_TIMEDOUT as u64;
 
 const STATE_MASK: u64 = intf::umcg_state_UMCG_STATE_MASK as u64;
 const FLAGS_MASK: u64 = intf::umcg_state_UMCG_FLAGS_MASK as u64;
 const TIME_SHIFT: u32 = intf::umcg_state_UMCG_TIME_SHIFT;
 const TIME_MASK: u64 = (1 << 48) - 1;
 
-const FLAG_NAMES: [(u64, &str); 7] = [
+const FLAG_NAMES: [(u64, &str); 8] = [
     (PREEMPTED, "PREEMPTED"),
     (YIELDED, "YIELDED"),
     (FAULT, "FAULT"),
@@ -42,6 +45,7 @@ const FLAG_NAMES: [(u64, &str); 7] = [
     (RESCUED, "RESCUED"),
     (ASLEEP, "ASLEEP"),
     (PENDING, "PENDING"),
+    (TIMEDOUT, "TIMEDOUT"),
 ];
 
 /// What a worker or a server does.
@@ -170,15 +174,10 @@ impl fmt::Display for Word {
             Some(state) => f.write_str(state.name())?,
             None => write!(f, "STATE({})", self.0 & STATE_MASK)?,
         }
-        let mut rest = self.flags();
         for (flag, name) in FLAG_NAMES {
-            if rest & flag != 0 {
+            if self.flags() & flag != 0 {
                 write!(f, "|{name}")?;
-                rest &= !flag;
             }
-        }
-        if rest != 0 {
-            write!(f, "|{rest:#x}")?;
         }
         let us = self.time48() / 1000;
         write!(f, " @{}.{:06}s", us / 1_000_000, us % 1_000_000)
@@ -392,11 +391,13 @@ mod tests {
     }
 
     #[test]
-    fn display_shows_what_it_does_not_know() {
+    fn display_names_each_flag_and_shows_states_it_does_not_know() {
         assert_eq!(
             Word(0x8107).to_string(),
-            "STATE(7)|PREEMPTED|0x8000 @0.000000s"
+            "STATE(7)|PREEMPTED|TIMEDOUT @0.000000s"
         );
+        let named = FLAG_NAMES.iter().fold(0, |all, (flag, _)| all | flag);
+        assert_eq!(named, FLAGS_MASK, "a flag has no name");
         assert_eq!(
             format!("{:?}", Word(0x101)),
             "Word(0x0000000000000101 RUNNING|PREEMPTED @0.000000s)"

@@ -57,6 +57,9 @@ fn header_constants_are_the_librarys() {
         ("FAULT", word::FAULT),
         ("STOPPED", word::STOPPED),
         ("RESCUED", word::RESCUED),
+        ("ASLEEP", word::ASLEEP),
+        ("PENDING", word::PENDING),
+        ("TIMEDOUT", word::TIMEDOUT),
     ] {
         is(format!("UMCG_F_{name}"), flag);
     }

@@ -15,7 +15,6 @@ use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::load::{self, Hog, Spinner, shares};
 
 pub const TESTS: &[Test] = &[
-    timed("vm_cgroup_weights_count", "cgroup", 12, weights),
     timed("vm_cgroup_weights_nest", "cgroup", 14, nested),
     timed(
         "vm_cgroup_weight_counts_over_cpus",
@@ -33,6 +32,7 @@ pub const TESTS: &[Test] = &[
     ),
     timed("vm_cpu_max_holds_groups", "cgroup", 9, cpu_max_group),
     short("vm_cgroup_freezes", "cgroup", 12, freezes),
+    full("vm_full_cgroup_weights_count", "cgroups", 12, weights),
     full("vm_full_cpu_max_knows_burst", "cgroups", 10, cpu_max_burst),
     full(
         "vm_full_cpu_max_holds_sleepers",

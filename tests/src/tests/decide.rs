@@ -45,7 +45,7 @@ fn decided(args: &[&str], name: &str) -> Result<Share> {
         "busy_ns",
     ];
     let before: Vec<f64> = names.iter().map(|n| count(n)).collect::<Result<_>>()?;
-    for _ in 0..3 {
+    for _ in 0..2 {
         load::messaging()?;
     }
     let d: Vec<f64> = names

@@ -167,14 +167,14 @@ impl KernelGroup {
         // pairs with idle_again()
     }
 
-    /// The word of `id`, also when it is no member any more, and why it was listed.
-    pub(crate) fn last_word(&self, id: Id) -> (Word, u32) {
+    /// The word of `id`, also when it is no member any more.
+    pub(crate) fn last_word(&self, id: Id) -> Word {
         let truth = self.truth(id.index());
         let word = match truth.gen_.load(Acquire) == id.generation() {
             true => truth.word.load(Acquire),
             false => 0,
         };
-        (Word(word), truth.why.load(Relaxed))
+        Word(word)
     }
 
     /// Ends the calling thread's membership, in whatever group of this daemon: it stays

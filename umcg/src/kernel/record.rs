@@ -2,7 +2,9 @@
 //! writes what. Layouts are checked against the generated bindings.
 
 use crate::intf;
-use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicI32, AtomicU16, AtomicU32, AtomicU64};
+use crate::word::{TIMEDOUT, Word};
 
 /// A member, in the truth map: read only here.
 #[doc(alias = "umcg_member")]
@@ -25,7 +27,8 @@ pub struct Truth {
     pub held: AtomicU32,
     pub sys: AtomicU32,
     pub op: AtomicU32,
-    pub bell: AtomicU32,
+    pub bell: AtomicU16,
+    pub switched: AtomicU16,
     pub target: AtomicU64,
     pub deadline_ns: AtomicU64,
     pub parked_ns: AtomicU64,
@@ -41,6 +44,13 @@ pub struct Truth {
     pub ev_wait_ns: AtomicU64,
     pub ev_reason: AtomicU32,
     pub ev_nr: AtomicI32,
+}
+
+impl Truth {
+    /// Whether the worker's last wait ended by its time, or by a signal.
+    pub fn wait_timed_out(&self) -> bool {
+        Word(self.word.load(Relaxed)).flags() & TIMEDOUT != 0
+    }
 }
 
 /// A member's desk, in the client map.
@@ -119,6 +129,7 @@ same_place!(
         sys,
         op,
         bell,
+        switched,
         target,
         deadline_ns,
         parked_ns,

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use super::proto::{self, Reply, Request};
 use crate::intf;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, AtomicU64};
 
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
@@ -91,27 +91,56 @@ fn timespec(ns: u64) -> libc::timespec {
     }
 }
 
-/// Sleeps while `word` is `value`, until woken, `deadline_ns` or a signal.
-pub fn futex_wait(word: &AtomicU32, value: u32, deadline_ns: u64) {
+/// `struct futex_waitv`.
+#[repr(C)]
+struct Waited {
+    val: u64,
+    uaddr: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// Sleeps while `futex` is `value` and the lower half of `word` is that of `seen`, until
+/// `futex` is woken, `deadline_ns` or a signal. Nobody wakes `word`, BPF has no futexes: the
+/// kernel looks at it once more before the thread sleeps.
+pub fn futex_wait(futex: &AtomicU32, value: u32, word: &AtomicU64, seen: u64, deadline_ns: u64) {
+    const SIZE_U32: u32 = 2;
+    const PRIVATE: u32 = 128;
+    /// Without the call, under a filter of system calls, it looks so often.
+    const NAP_NS: u64 = 1_000_000;
+    let waited = |uaddr: u64, val: u32, flags| Waited {
+        val: val.into(),
+        uaddr,
+        flags: SIZE_U32 | flags,
+        reserved: 0,
+    };
+    // A page of a map has no file that a shared futex could be known by. x86-64: the lower
+    // half comes first.
+    let both = [
+        waited(std::ptr::from_ref(futex) as u64, value, 0),
+        waited(std::ptr::from_ref(word) as u64, seen as u32, PRIVATE),
+    ];
     let until = timespec(deadline_ns);
     let until = if deadline_ns == u64::MAX {
         std::ptr::null()
     } else {
         &raw const until
     };
-    // SAFETY: the word is in a mapping that outlives the call; `until` is null or a
-    // timespec that lives through it. FUTEX_WAIT_BITSET takes an absolute time.
-    unsafe {
+    // SAFETY: both words are in mappings that outlive the call; `both` has the layout that
+    // futex_waitv(2) documents; `until` is null or an absolute time that lives through it.
+    let ret = unsafe {
         libc::syscall(
-            libc::SYS_futex,
-            std::ptr::from_ref(word),
-            libc::FUTEX_WAIT_BITSET,
-            value,
+            libc::SYS_futex_waitv,
+            both.as_ptr(),
+            both.len(),
+            0,
             until,
-            std::ptr::null::<u32>(),
-            u32::MAX,
+            libc::CLOCK_MONOTONIC,
         )
     };
+    if ret < 0 && matches!(errno(), libc::ENOSYS | libc::EPERM) {
+        nap(NAP_NS.min(deadline_ns.saturating_sub(now_ns())));
+    }
 }
 
 /// Wakes who sleeps on `word`.

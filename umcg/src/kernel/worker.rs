@@ -87,13 +87,20 @@ impl KernelGroup {
         }
         let value = futex.load(SeqCst);
         let word = Word(truth.word.load(SeqCst));
-        // pairs with member_wake(), wake_sleeper() and rouse()
+        // pairs with member_wake(), wake_sleeper() and rouse(). A wake, or a slot, of one that
+        // is held again here, before it sleeps, wakes no futex: the word is not the same.
         if word.state() == Some(State::Idle) && word.flags() & PENDING == 0 && self.alive() {
-            sys::futex_wait(futex, value, deadline);
+            sys::futex_wait(futex, value, &truth.word, word.0, deadline);
         }
     }
 
     pub(super) fn wait_idle(&self, me: Id, deadline_ns: u64) -> Result<Woken> {
+        let truth = self.find(me, "wait")?;
+        self.wait_since(me, deadline_ns, truth.switched.load(Acquire))
+    }
+
+    /// Waits, unless a switch has come since `switched` was so.
+    fn wait_since(&self, me: Id, deadline_ns: u64, switched: u16) -> Result<Woken> {
         let truth = self.find(me, "wait")?;
         let mut unseen = 0;
         loop {
@@ -103,7 +110,15 @@ impl KernelGroup {
             if deadline_ns == 0 && Word(truth.word.load(Acquire)).flags() & PENDING == 0 {
                 return Ok(Woken::TimedOut);
             }
-            if !self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline_ns) {
+            let seq = truth.ev_seq.load(Acquire);
+            let anyhow = truth.slot.load(Acquire) == 0 && self.is_unserved();
+            let mut how = u64::from(switched) << intf::umcg_wait_UMCG_WAIT_SINCE_SHIFT
+                | u64::from(intf::umcg_wait_UMCG_WAIT_SINCE);
+            if anyhow {
+                how |= u64::from(intf::umcg_wait_UMCG_WAIT_ANYHOW);
+            }
+            let op = intf::umcg_op_UMCG_OP_WAIT;
+            if !self.request(me, op, Id::from_raw(how), deadline_ns) {
                 unseen += 1;
                 if unseen == UNSEEN {
                     return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
@@ -111,13 +126,16 @@ impl KernelGroup {
                 continue;
             }
             self.until_run(me, false)?;
-            if truth.why.load(Relaxed) != intf::umcg_reason_UMCG_R_TIMEDOUT {
+            if truth.ev_seq.load(Acquire) != seq {
+                continue; // it had no slot, and has one now, or nobody serves
+            }
+            if !truth.wait_timed_out() {
                 return Ok(Woken::Woken);
             }
             if sys::now_ns() >= deadline_ns {
                 return Ok(Woken::TimedOut);
             }
-            // A signal ended its real sleep: it waits on.
+            // A signal, or a late ring of its futex, ended its real sleep: it waits on.
         }
     }
 
@@ -127,6 +145,8 @@ impl KernelGroup {
             return Err(Error::new(ErrorKind::Myself, "switch", to.raw()));
         }
         self.find(to, "switch")?;
+        let switched = truth.switched.load(Acquire);
+        let mut woken = false;
         for _ in 0..RETRIES {
             let seq = truth.ev_seq.load(Acquire);
             if !self.request(me, intf::umcg_op_UMCG_OP_SWITCH, to, deadline_ns) {
@@ -134,19 +154,22 @@ impl KernelGroup {
             }
             if truth.ev_seq.load(Acquire) == seq {
                 self.until_run(me, false)?;
-                let late = truth.why.load(Relaxed) == intf::umcg_reason_UMCG_R_TIMEDOUT;
-                if !late {
+                if !truth.wait_timed_out() {
                     return Ok(Woken::Woken);
                 }
                 if sys::now_ns() >= deadline_ns {
                     return Ok(Woken::TimedOut);
                 }
-                return self.wait_idle(me, deadline_ns);
+                return self.wait_since(me, deadline_ns, switched);
             }
             match -truth.ev_nr.load(Relaxed) {
                 libc::EINTR => {}
-                // On its way to a real sleep, see below.
-                libc::EAGAIN => break,
+                // On its way to a real sleep, BPF has left it a wake.
+                libc::EAGAIN => {
+                    self.wake_sleeper(to);
+                    woken = true;
+                    break;
+                }
                 libc::EPERM => {
                     self.yield_slot(me)?;
                     if truth.slot.load(Acquire) == 0 {
@@ -159,9 +182,11 @@ impl KernelGroup {
                 }
             }
         }
-        // It sleeps for real, or this CPU is never free: it comes by its server.
-        self.wake(to)?;
-        self.wait_idle(me, deadline_ns)
+        // It slept for real, or this CPU is never free: it comes by its server.
+        if !woken {
+            self.wake(to)?;
+        }
+        self.wait_since(me, deadline_ns, switched)
     }
 
     pub(super) fn yield_slot(&self, me: Id) -> Result<()> {
