@@ -1,5 +1,6 @@
 //! Members and servers that go away, over the daemon, as nobody.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,11 +118,17 @@ fn unserved() -> Result<()> {
             })
         })
         .collect();
-    let mut waiting = 0;
-    while waiting < 3 {
+    // A worker may have to wait for a page before it waits, or be let run meanwhile.
+    let mut waiting = HashSet::new();
+    while waiting.len() < 3 {
         let news = group.next_event(me, u64::MAX)?;
-        let end = group.run(me, news.worker, u64::MAX)?;
-        waiting += u64::from(end.reason == Reason::Waits && news.reason == Reason::New);
+        match group.run(me, news.worker, u64::MAX) {
+            Ok(end) if end.reason == Reason::Waits => {
+                waiting.insert(end.worker);
+            }
+            Err(error) if error.kind() != ErrorKind::WrongState => return Err(error.into()),
+            _ => {}
+        }
     }
     group.unregister(me)?;
     let limit = Instant::now() + Duration::from_secs(20);
