@@ -98,6 +98,15 @@ static __always_inline struct umcg_cpu *cpu_rec(s32 cpu)
 	return &umcg_cpus[i & (UMCG_MAX_CPUS - 1)];
 }
 
+/* Somebody was put on HAND of @cpu, this one, to run here; the hint is for who cannot yet. */
+static __always_inline bool hand_to_local(s32 cpu)
+{
+	if (scx_bpf_dsq_move_to_local(HAND(cpu), 0))
+		return true;
+	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
+	return false;
+}
+
 static __always_inline struct umcg_own *cpu_own(s32 cpu)
 {
 	u32 i = cpu;

@@ -85,10 +85,7 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 		refused(w, k->now, k->cpu, UMCG_R_QUEUE);
 		return false;
 	}
-	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0))
-		return true;
-	WRITE_ONCE(k->c->hand, HAND_MAYBE);
-	return false;
+	return hand_to_local(k->cpu);
 }
 
 /*

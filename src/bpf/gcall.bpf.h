@@ -123,7 +123,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	desk->op = desk->asleep = desk->poked = 0;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */
-	umcg_xchg(&m->word, m->word & ~(u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT));
+	umcg_xchg(&m->word, m->word & ~WAIT_FLAGS);
 	member_edge(m, FROM_ANY, UMCG_RUNNING | (tok->kind == UMCG_M_WORKER ?
 		    UMCG_F_RESCUED : 0), 0, now, &seen);
 }

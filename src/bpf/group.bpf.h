@@ -146,11 +146,14 @@ static __always_inline u64 server_bit(u32 idx)
 	return 1ULL << ((idx - 1) & (UMCG_GROUP_SERVERS - 1));
 }
 
+/* What a word says of waits, beside its state: it outlives edges. */
+#define WAIT_FLAGS ((u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT))
+
 /*
- * One edge: from a state in @from to @to. What the word says of wakes is kept but for
- * @clear, and how the last wait ended until the next; a wake that is remembered goes
- * before a time that is over. False: the word is in another state, *@seen tells which. Writers are
- * the callbacks of the task (rq lock) and wakers, who lose or win the cmpxchg.
+ * One edge: from a state in @from to @to. What the word says of waits is kept but for
+ * @clear, how the last one ended until the next; a wake that is remembered goes before
+ * a time that is over. False: the word is in another state, *@seen tells which. Writers
+ * are the callbacks of the task (rq lock) and wakers, who lose or win the cmpxchg.
  */
 static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 					u64 clear, u64 now, u64 *seen)
@@ -163,7 +166,7 @@ static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 		if (!(from & FROM(word_state(old) & 7)))
 			return false;
 		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
-		keep = old & (UMCG_F_PENDING | UMCG_F_TIMEDOUT) & ~clear;
+		keep = old & WAIT_FLAGS & ~clear;
 		if (word_state(to) == UMCG_IDLE)
 			keep &= ~(u64)UMCG_F_TIMEDOUT;
 		if (old & clear & UMCG_F_PENDING)

@@ -91,10 +91,7 @@ static __always_inline bool put_here(struct task_struct *p, s32 cpu, u64 slice)
 		return at == cpu;
 	}
 	scx_bpf_dsq_insert(p, HAND(cpu), slice, 0);
-	if (scx_bpf_dsq_move_to_local(HAND(cpu), 0))
-		return true;
-	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
-	return false;
+	return hand_to_local(cpu);
 }
 
 /* The next thread of slot @s. @used: virtual time that prev owes the slot yet. */

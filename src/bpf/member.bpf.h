@@ -479,8 +479,7 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	head = truth ? group_head(truth) : NULL;
 	if (m && head && t->member) {
 		m->run_ns = p->se.sum_exec_runtime - t->base_ns;
-		member_edge(m, FROM_ANY, UMCG_NONE, UMCG_F_PENDING | UMCG_F_TIMEDOUT, now,
-			    &seen);
+		member_edge(m, FROM_ANY, UMCG_NONE, WAIT_FLAGS, now, &seen);
 		umcg_xchg(&m->held, 0);
 		home = m->home;
 		if (t->kind != UMCG_K_GWORKER)

@@ -95,8 +95,8 @@ impl KernelGroup {
     }
 
     pub(super) fn wait_idle(&self, me: Id, deadline_ns: u64) -> Result<Woken> {
-        let truth = self.find(me, "wait")?;
-        self.wait_since(me, deadline_ns, truth.switched.load(Acquire))
+        let switched = self.truth(me.index()).switched.load(Acquire);
+        self.wait_since(me, deadline_ns, switched)
     }
 
     /// Waits, unless a switch has come since `switched` was so.
