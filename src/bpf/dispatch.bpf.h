@@ -100,7 +100,8 @@ static __always_inline bool take_hand(struct umcg_pick *k)
 
 	if (!hand)
 		return false;
-	WRITE_ONCE(k->c->hand, hand == HAND_TAKEN ? HAND_MAYBE : HAND_EMPTY);
+	/* A full barrier: who raises it from another CPU has queued before. */
+	hand = umcg_xchg(&k->c->hand, hand == HAND_TAKEN ? HAND_MAYBE : HAND_EMPTY);
 	if (hand == HAND_TAKEN)
 		return false;
 	if (scx_bpf_dsq_move_to_local(HAND(k->cpu), 0)) {

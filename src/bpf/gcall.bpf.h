@@ -51,10 +51,18 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 			/* Released meanwhile, it may have read IDLE before. */
 			return READ_ONCE(m->held) ? UMCG_WAKE_DONE : UMCG_WAKE_FUTEX;
 		}
-		if ((word & UMCG_F_PENDING) ||
-		    umcg_cmpxchg(&m->word, word, word | UMCG_F_PENDING) == word)
-			return word_state(word) == UMCG_IDLE ?
-				UMCG_WAKE_FUTEX : UMCG_WAKE_DONE;
+		if (!(word & UMCG_F_PENDING) &&
+		    umcg_cmpxchg(&m->word, word, word | UMCG_F_PENDING) != word)
+			continue;
+		if (word_state(word) != UMCG_IDLE)
+			return UMCG_WAKE_DONE;
+		/* Held meanwhile, it may not have seen PENDING. */
+		if (READ_ONCE(m->held) && member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE,
+						      UMCG_F_PENDING, now, &seen)) {
+			m->why = UMCG_R_WOKEN;
+			tell_worker(g, idx, m->home);
+		}
+		return UMCG_WAKE_FUTEX;
 	}
 	return -EBUSY;	/* every try met another edge: the library asks again */
 	/* pairs with go_idle(), and with the library's futex wait */

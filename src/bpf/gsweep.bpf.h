@@ -51,7 +51,7 @@ static __always_inline s32 member_kick(struct umcg_member *w)
 		return -EAGAIN;
 	if (!p)
 		return -ESRCH;
-	umcg_xchg(&w->kick, word & ~(u64)UMCG_F_PENDING);
+	umcg_xchg(&w->kick, stint_of(word));
 	cpu = scx_bpf_task_cpu(p);
 	WRITE_ONCE(cpu_rec(cpu)->kick_idx, w->sys);
 	kick(cpu, SCX_KICK_PREEMPT);

@@ -9,10 +9,9 @@
  *             slot's key, so that hand-offs bring no CPU time.
  * State:   umcg_member, umcg_cpu.due.
  * Called from: ops.dispatch, rq lock held.
- * Races:   a task is inserted on the local queue of the CPU that it is on at once:
- *          there it may run, and when it goes elsewhere the insert is void. To this
- *          one it goes by HAND, whose move skips a task that may not run here by
- *          now, where a direct insert aborts.
+ * Races:   a task whose CPU is this one is inserted on the local queue at once:
+ *          its rq lock is ours. One of another CPU goes by HAND, whose move skips
+ *          a task that may not run here by now, where a direct insert aborts.
  * Never:   inserts a task whose enqueue has not begun: `held` says that it has.
  * Counters: grp_run, grp_switch, grp_requeued, grp_refused.
  */
@@ -51,6 +50,8 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 	pending_raise(t);
 	scx_bpf_dsq_insert_vtime(p, PARK(cpu), worker_slice(w), key, 0);
 	cpu_rec(cpu)->want = 1;
+	if (cpu != bpf_get_smp_processor_id())
+		kick(cpu, SCX_KICK_IDLE);
 }
 
 /* A CPU that @p may use, this one if possible. */
@@ -79,16 +80,19 @@ static __always_inline bool throttle_member(struct task_struct *p, struct umcg_t
 }
 
 /*
- * Puts @p, which is ours alone now, on this CPU with @slice. False: it may not
- * run here and waits elsewhere.
+ * Puts @p, which is ours alone now, on this CPU with @slice. False: it waits, here
+ * for a move that did not succeed, or where it may run.
  */
-static __always_inline bool put_here(struct task_struct *p, s32 cpu, u64 slice)
+static __always_inline bool put_here(struct task_struct *p, struct umcg_task *t,
+				     s32 cpu, u64 slice, u64 now)
 {
-	s32 at = scx_bpf_task_cpu(p);
-
-	if (at == cpu || !may_run_on(p, cpu)) {
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | at, slice, 0);
-		return at == cpu;
+	if (scx_bpf_task_cpu(p) == cpu) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, 0);
+		return true;
+	}
+	if (!may_run_on(p, cpu)) {
+		queue_member(p, t, scx_bpf_task_cpu(p), now);
+		return false;
 	}
 	scx_bpf_dsq_insert(p, HAND(cpu), slice, 0);
 	return hand_to_local(cpu);
@@ -117,13 +121,14 @@ static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_mem
 		}
 		left = umcg_slice_ns;
 	}
-	return put_here(p, cpu, left) ? HANDOFF_DONE : HANDOFF_AWAY;
+	return put_here(p, t, cpu, left, now) ? HANDOFF_DONE : HANDOFF_AWAY;
 }
 
 /*
  * Worker @id gets slot @si: the claim. NULL: *err says why not. Who may be
  * claimed: RUNNABLE, or IDLE and held: an IDLE one that is not held is on its
- * way to a real sleep, it is woken instead and comes by the list.
+ * way to a real sleep, it is woken instead and comes by the list. The caller has
+ * stored its index in the server's `cur`: it may leave as soon as it has the slot.
  */
 static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 si,
 						      bool by_switch, s32 *err)
@@ -140,9 +145,10 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 	word = READ_ONCE(w->word);
 	*err = -EBUSY;
 	if (word_state(word) == UMCG_IDLE && !READ_ONCE(w->held)) {
-		if (!(word & UMCG_F_PENDING))
-			umcg_cmpxchg(&w->word, word, word | UMCG_F_PENDING);
-		*err = -EAGAIN;
+		/* Only what has a wake, and was not held meanwhile, ends by a ring. */
+		*err = ((word & UMCG_F_PENDING) ||
+			umcg_cmpxchg(&w->word, word, word | UMCG_F_PENDING) == word) &&
+		       !READ_ONCE(w->held) ? -EAGAIN : -EINTR;
 		return NULL;
 	}
 	if (word_state(word) != UMCG_RUNNABLE && word_state(word) != UMCG_IDLE)
@@ -157,7 +163,8 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 	    READ_ONCE(w->gen) == id >> 32)
 		return w;
 	*err = -EINTR;
-	umcg_cmpxchg(&w->slot, si, 0);
+	if (umcg_cmpxchg(&w->slot, si, 0) != si)
+		return w;	/* it has left with the slot, and has told the server */
 	return NULL;
 	/* pairs with worker_hold() and member_blocks() */
 }
@@ -199,16 +206,22 @@ static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
 		refuse(m, -EBUSY);
 		return keep_prev(c, prev, m, now);
 	}
+	/* The kernel asks again after a dispatch that put nobody here. */
+	if (m->op == UMCG_OP_DONE && READ_ONCE(m->cur))
+		return HANDOFF_AWAY;
 	if (m->op != UMCG_OP_RUN)
 		return HANDOFF_NONE;
-	err = -EBUSY;
-	w = READ_ONCE(m->cur) ? NULL : slot_claim(truth, m->target, t->member, false,
-					       &err);
-	if (!w) {
-		refuse(m, err);
+	if (READ_ONCE(m->cur)) {
+		refuse(m, -EBUSY);
 		return keep_prev(c, prev, m, now);
 	}
 	umcg_xchg(&m->cur, (u32)m->target);
+	w = slot_claim(truth, m->target, t->member, false, &err);
+	if (!w) {
+		umcg_xchg(&m->cur, 0);
+		refuse(m, err);
+		return keep_prev(c, prev, m, now);
+	}
 	m->op = UMCG_OP_DONE;
 	count_on(c, grp_run);
 	return put_claimed(c, cpu, m, w, t, v, now);
@@ -247,21 +260,28 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 			return HANDOFF_NONE;
 		count_on(c, preempt_forced);
 	} else if (!s) {
-		if (m->op != UMCG_OP_SWITCH)
-			return HANDOFF_AWAY;	/* rescued: held, and listed */
+		/* Rescued, it is held and listed. The kernel may ask twice: see t->left. */
+		if (m->op != UMCG_OP_SWITCH || t->left)
+			return HANDOFF_AWAY;
 		refuse(m, -EPERM);
 		return keep_prev(c, prev, NULL, now);
 	} else if (wake_came_first(m)) {
 		return keep_prev(c, prev, s, now);
 	}
 	if (m->op == UMCG_OP_SWITCH) {
+		/* Its claim may fail yet, when it was let run meanwhile, and take the slot back. */
+		if (umcg_cmpxchg(&m->slot, si, 0) != si) {
+			refuse(m, -EINTR);
+			return keep_prev(c, prev, s, now);
+		}
+		umcg_xchg(&s->cur, (u32)m->target);
 		w = slot_claim(truth, m->target, si, true, &err);
 		if (!w) {
+			umcg_xchg(&s->cur, t->member);
+			umcg_xchg(&m->slot, si);	/* RUNNING, nobody else claims it */
 			refuse(m, err);
 			return keep_prev(c, prev, s, now);
 		}
-		umcg_xchg(&m->slot, 0);
-		umcg_xchg(&s->cur, (u32)m->target);
 		t->left = si;
 		count_on(c, grp_switch);
 		return put_claimed(c, cpu, s, w, t, v, now);
@@ -336,12 +356,12 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 		t->ghost = (!READ_ONCE(m->slot) &&
 			    word_state(READ_ONCE(m->word)) == UMCG_IDLE) || must_run(p);
 		if (must_run(p))
-			return put_here(p, cpu, umcg_slice_ns);
+			return put_here(p, t, cpu, umcg_slice_ns, now);
 	}
 	if (throttle_member(p, t, cpu, now))
 		return false;
 	if (left >= (s64)SLOT_MIN_NS)
-		return put_here(p, cpu, left);
+		return put_here(p, t, cpu, left, now);
 	queue_member(p, t, cpu_for(p, cpu), now);
 	return false;
 }

@@ -172,11 +172,17 @@ static __always_inline bool go_idle(struct umcg_member *m, u64 now)
 	/* pairs with member_wake() */
 }
 
+/* A word without what wakes change of it while its thread runs. */
+static __always_inline u64 stint_of(u64 word)
+{
+	return word & ~(u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT);
+}
+
 static __always_inline bool kick_stands(const struct umcg_member *m)
 {
 	u64 kick = READ_ONCE(m->kick);
 
-	return kick && kick == (READ_ONCE(m->word) & ~(u64)UMCG_F_PENDING);
+	return kick && kick == stint_of(READ_ONCE(m->word));
 }
 
 static __always_inline u32 leave_reason(const struct umcg_member *m)
@@ -191,15 +197,16 @@ static __always_inline u32 leave_reason(const struct umcg_member *m)
  */
 static __always_inline bool why_stands(const struct umcg_member *m)
 {
-	return m->why == UMCG_R_NEW || m->why == UMCG_R_TIMEDOUT;
+	return m->why == UMCG_R_NEW || m->why == UMCG_R_TIMEDOUT || m->why == UMCG_R_YIELDED;
 }
 
-/* Asks to wait, and had no slot whose server is told of it. */
+/* Asks to wait or to switch, and had no slot whose server is told of it. */
 static __always_inline bool is_untold(const struct umcg_task *t,
 				      const struct umcg_member *m)
 {
-	return m->op == UMCG_OP_WAIT && !(m->target & UMCG_WAIT_ANYHOW) && !t->left &&
-	       !READ_ONCE(m->slot) && word_state(READ_ONCE(m->word)) == UMCG_RUNNING;
+	return (m->op == UMCG_OP_SWITCH ||
+		(m->op == UMCG_OP_WAIT && !(m->target & UMCG_WAIT_ANYHOW))) &&
+	       !t->left && !READ_ONCE(m->slot) && word_state(READ_ONCE(m->word)) == UMCG_RUNNING;
 }
 
 /* False: @p goes the way of a worker of the system group. */
@@ -250,6 +257,18 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	return true;
 }
 
+/*
+ * A ghost that lost its CPU behind its last look, in its sleep already: it goes to
+ * sleep, and a ring ends that. Held it could be woken without one.
+ */
+static __always_inline bool is_falling_asleep(const struct task_struct *p,
+					      const struct umcg_member *m,
+					      u64 enq_flags)
+{
+	return p->__state && !(enq_flags & SCX_ENQ_WAKEUP) &&
+	       word_state(READ_ONCE(m->word)) == UMCG_IDLE;
+}
+
 /* ops.enqueue. True: held. False: the way of a worker of the system group. */
 __weak int member_hold(struct task_struct *p __arg_trusted,
 		       struct umcg_task *t __arg_nonnull, u64 enq_flags, u64 now)
@@ -266,11 +285,16 @@ __weak int member_hold(struct task_struct *p __arg_trusted,
 	t->at_border |= m->op != UMCG_OP_NONE;	/* in its sched_yield() */
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (must_run(p) || group_life(t->group)->draining) {
+		slot_store_left(truth, t);
 		t->ghost = !m->slot && t->kind == UMCG_K_GWORKER;
 		return false;
 	}
 	if (t->kind == UMCG_K_GSERVER)
 		return server_hold(t, m, truth, cpu, now);
+	if (is_falling_asleep(p, m, enq_flags)) {
+		t->ghost = 1;
+		return false;
+	}
 	return worker_hold(t, m, truth, cpu, enq_flags, now);
 }
 
@@ -282,10 +306,10 @@ static __always_inline void worker_running(struct umcg_task *t, struct umcg_memb
 	u64 seen = 0, since = m->since_ns;
 	u32 state = word_state(READ_ONCE(m->word));
 
+	if (state == UMCG_RUNNING)
+		return;	/* off its CPU meanwhile, it has paid for what it ran */
 	if (s)
 		slot_load(s, t);
-	if (state == UMCG_RUNNING)
-		return;
 	if (!si && state == UMCG_IDLE) {
 		t->ghost = 1;	/* a claim met the end of its hold, and was taken back */
 		return;
@@ -312,9 +336,9 @@ static __always_inline void server_running_app(struct umcg_task *t,
 	struct umcg_group *head;
 	u64 seen;
 
-	slot_load(m, t);
 	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
 		return;
+	slot_load(m, t);
 	member_edge(m, FROM_ANY, UMCG_RUNNING, 0, now, &seen);
 	m->op = UMCG_OP_NONE;
 	head = group_head(truth);
@@ -377,12 +401,12 @@ __weak int member_blocks(struct task_struct *p __arg_trusted,
 			member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
 		return 0;
 	}
-	if (ghost) {
-		member_edge(m, FROM(UMCG_IDLE), UMCG_IDLE | UMCG_F_ASLEEP, 0, now, &seen);
+	if (ghost && !READ_ONCE(m->slot) &&
+	    member_edge(m, FROM(UMCG_IDLE), UMCG_IDLE | UMCG_F_ASLEEP, 0, now, &seen))
 		return 0;
-	}
-	if (word_state(READ_ONCE(m->word)) != UMCG_RUNNABLE)
-		member_edge(m, FROM(UMCG_RUNNING), UMCG_BLOCKED | flags, 0, now, &seen);
+	/* A ghost may have been woken, or claimed, meanwhile: it stops all the same. */
+	member_edge(m, FROM(UMCG_RUNNING) | (ghost ? FROM(UMCG_RUNNABLE) : 0),
+		    UMCG_BLOCKED | flags, 0, now, &seen);
 	m->op = UMCG_OP_NONE;
 	slot_give_back(truth, t, m, block_reason(flags), nr, scx_bpf_task_cpu(p), now);
 	return 0;
@@ -468,7 +492,7 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	struct umcg_group *head;
 	s32 cpu = scx_bpf_task_cpu(p);
 	u64 seen, now = umcg_now();
-	bool notice = false;
+	bool notice = false, worker = t->kind == UMCG_K_GWORKER;
 	void *truth;
 	u32 home;
 
@@ -477,12 +501,17 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	truth = truth_of(t);
 	m = truth ? member_at(truth, t->member) : NULL;
 	head = truth ? group_head(truth) : NULL;
+	/* First: preempted from here on it is not held, where nobody would find it. */
+	t->ghost = 0;
+	t->left = 0;
+	WRITE_ONCE(t->kind, UMCG_K_WORKER);
+	barrier();
 	if (m && head && t->member) {
 		m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 		member_edge(m, FROM_ANY, UMCG_NONE, WAIT_FLAGS, now, &seen);
 		umcg_xchg(&m->held, 0);
 		home = m->home;
-		if (t->kind != UMCG_K_GWORKER)
+		if (!worker)
 			server_gone(t, head, truth, m);
 		else if (!slot_give_back(truth, t, m, reason, 0, cpu, now) &&
 			 reason == UMCG_R_EXITED)
@@ -494,9 +523,6 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 		if (notice)
 			tell_worker(t->group, t->member, home);
 	}
-	t->ghost = 0;
-	t->left = 0;
-	t->kind = UMCG_K_WORKER;
 }
 
 /*

@@ -22,6 +22,9 @@
  *          One sees the other; if both do, the cmpxchg decides who queues it.
  *          A claim of a worker that blocks meanwhile: its quiescent writes the
  *          word, then takes the slot; the claimer looks at the word again.
+ *          A claim that comes too late takes the slot back, from a worker that may
+ *          run with it by then: who passes a slot on takes it off itself first,
+ *          by cmpxchg or xchg, and only then is it its own.
  * Never:   a server's own next slot per CPU: it is overwritten when dispatch is
  *          skipped because the local queue is not empty.
  * Counters: grp_back, grp_late, grp_shared, lst_*.

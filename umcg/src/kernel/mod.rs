@@ -28,7 +28,7 @@ use crate::event::{Event, Id, Member, Snapshot, Woken};
 use crate::intf;
 use crate::mode::{GroupConfig, Mode};
 use crate::sync::Ordering::{Acquire, Relaxed};
-use crate::word::{State, Word};
+use crate::word::{PENDING, State, Word};
 use proto::{Op, Request};
 use record::{Desk, Head, Truth};
 use sys::{Bell, Mapping};
@@ -167,12 +167,12 @@ impl KernelGroup {
         // pairs with idle_again()
     }
 
-    /// The word of `id`, also when it is no member any more.
+    /// The word of `id`; of one that is no member any more, that a wake may be due.
     pub(crate) fn last_word(&self, id: Id) -> Word {
         let truth = self.truth(id.index());
         let word = match truth.gen_.load(Acquire) == id.generation() {
             true => truth.word.load(Acquire),
-            false => 0,
+            false => PENDING, // nobody knows: one wake too many
         };
         Word(word)
     }

@@ -107,19 +107,22 @@ impl KernelGroup {
             libc::EINTR if times < RETRIES => return Ok(()),
             libc::EINTR => ErrorKind::Again,
             // Let run meanwhile, it gives the CPU back at once if it is inside a call.
-            libc::EBUSY if times < RETRIES && self.is_let_run(worker) => return Ok(()),
+            libc::EBUSY if times < RETRIES && self.is_without_slot(worker) => return Ok(()),
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };
         Err(Error::new(kind, "run", worker.raw()))
     }
 
-    /// Whether `worker` runs without a slot.
-    fn is_let_run(&self, worker: Id) -> bool {
+    /// Whether `worker` runs without a slot, or did a moment ago.
+    pub(super) fn is_without_slot(&self, worker: Id) -> bool {
         let truth = self.truth(worker.index());
         truth.gen_.load(Relaxed) == worker.generation()
             && truth.slot.load(Relaxed) == 0
-            && Word(truth.word.load(Acquire)).state() == Some(State::Running)
+            && matches!(
+                Word(truth.word.load(Acquire)).state(),
+                Some(State::Running | State::Runnable | State::Idle)
+            )
     }
 
     /// The event of a worker that has left the slot.

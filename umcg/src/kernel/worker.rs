@@ -37,12 +37,13 @@ impl KernelGroup {
                 return Ok(());
             }
             let parks = truth.parks.load(Relaxed);
-            if word.state() == Some(State::Idle) {
-                self.idle_again(me, word);
-            } else {
+            let asked = word.state() != Some(State::Idle);
+            if asked {
                 sys::yield_cpu();
+            } else {
+                self.idle_again(me, word);
             }
-            unseen = if truth.parks.load(Relaxed) == parks {
+            unseen = if asked && truth.parks.load(Relaxed) == parks {
                 unseen + 1
             } else {
                 0
@@ -147,7 +148,7 @@ impl KernelGroup {
         self.find(to, "switch")?;
         let switched = truth.switched.load(Acquire);
         let mut woken = false;
-        for _ in 0..RETRIES {
+        for times in 1..=RETRIES {
             let seq = truth.ev_seq.load(Acquire);
             if !self.request(me, intf::umcg_op_UMCG_OP_SWITCH, to, deadline_ns) {
                 continue;
@@ -171,11 +172,16 @@ impl KernelGroup {
                     break;
                 }
                 libc::EPERM => {
-                    self.yield_slot(me)?;
+                    // Refused when it was held: it has one by now.
+                    if truth.slot.load(Acquire) == 0 {
+                        self.yield_slot(me)?;
+                    }
                     if truth.slot.load(Acquire) == 0 {
                         break; // nobody serves: there is no slot to hand on
                     }
                 }
+                // Let run, it is held again as soon as it comes to run.
+                libc::EBUSY if times < RETRIES && self.is_without_slot(to) => sys::yield_cpu(),
                 libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
                 errno => {
                     return Err(Error::new(ErrorKind::from_errno(errno), "switch", to.raw()));
