@@ -1,4 +1,4 @@
-//! test-weight: fair, but workers with an even thread id weigh three times as much from 200 ms
+//! test-weight: fair, but workers with an even thread id weigh three times as much from 8 s
 //! after the policy's first `enqueue` on. FOR TESTS ONLY.
 //!
 //! A test sees a changed weight come into force, and its share with it. Workers that never block
@@ -11,7 +11,8 @@ use crate::fair::Fair;
 use crate::{Decide, Facts, Policy, Terms, Traits, WorkerId};
 
 const HEAVY_PCT: u32 = 300;
-const FROM_NS: u64 = 200_000_000;
+/// Late enough that a test knows its workers by then.
+const FROM_NS: u64 = 8_000_000_000;
 /// Half of what a test grants from the decision to its effect.
 const TICK_NS: u64 = 10_000_000;
 
@@ -136,12 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn weight_even_pid_is_heavy_from_200_ms_on() {
+    fn weight_even_pid_is_heavy_from_then_on() {
         let mut policy = TestWeight::new(4);
         let mut pct = |now, pid| policy.enqueue(WorkerId(1), &facts(now, pid)).weight_pct;
-        assert_eq!([pct(1000, 42), pct(1199, 42)], [100, 100]);
+        assert_eq!([pct(1000, 42), pct(8999, 42)], [100, 100]);
         assert_eq!(
-            [pct(1200, 42), pct(1200, 43), pct(9000, 44)],
+            [pct(9000, 42), pct(9000, 43), pct(19000, 44)],
             [300, 100, 300]
         );
     }
@@ -152,7 +153,7 @@ mod tests {
         let w = WorkerId(1);
         policy.enqueue(w, &facts(1000, 42));
         let mut pct = |now| policy.block(w, &facts(now, 42)).map(|t| t.weight_pct);
-        assert_eq!([pct(1100), pct(1300)], [Some(100), Some(300)]);
+        assert_eq!([pct(8999), pct(9000)], [Some(100), Some(300)]);
     }
 
     #[test]
@@ -160,10 +161,10 @@ mod tests {
         let mut policy = TestWeight::new(4);
         policy.enqueue(WorkerId(1), &facts(1000, 42));
         policy.enqueue(WorkerId(2), &facts(1000, 43));
-        assert_eq!(policy.retune(1199 * MS), None);
-        let told = policy.retune(1200 * MS);
+        assert_eq!(policy.retune(8999 * MS), None);
+        let told = policy.retune(9000 * MS);
         assert_eq!(told.map(|(w, t)| (w.0, t.weight_pct)), Some((1, 300)));
-        assert_eq!(policy.retune(1201 * MS), None);
+        assert_eq!(policy.retune(9001 * MS), None);
     }
 
     #[test]
@@ -171,9 +172,9 @@ mod tests {
         let mut policy = TestWeight::new(4);
         let w = WorkerId(1);
         policy.enqueue(w, &facts(1000, 42));
-        policy.enqueue(w, &facts(1300, 42));
+        policy.enqueue(w, &facts(9300, 42));
         policy.remove(w);
-        let told = policy.block(w, &facts(1400, 44));
+        let told = policy.block(w, &facts(9400, 44));
         assert_eq!(told.map(|terms| terms.weight_pct), Some(300));
     }
 
@@ -184,7 +185,7 @@ mod tests {
         policy.enqueue(w, &facts(1000, 42));
         let short = Facts {
             avg_ns: 10,
-            ..facts(2000, 42)
+            ..facts(10000, 42)
         };
         let want = Terms {
             bias_ns: -500_000,
