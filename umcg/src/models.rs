@@ -474,3 +474,65 @@ fn loom_idle_vs_park() {
     KICKED.check("an idle CPU that was kicked");
     LOOKED.check("a CPU that looked again");
 }
+
+/// The slot of an application group in words, in the order of `slot.bpf.h` and `handoff.bpf.h`: a
+/// server runs worker B, which the relief valve lets run just then, and which switches on to C if
+/// it finds that it has the slot.
+#[test]
+fn loom_slot_claim_vs_switch_on() {
+    const SERVER: u32 = 1;
+    const B: u32 = 1;
+    const C: u32 = 2;
+    const RUNNABLE: u32 = 1;
+    const RUNNING: u32 = 2;
+    static TAKEN_BACK: Reached = Reached::new();
+    static SWITCHED: Reached = Reached::new();
+
+    struct Group {
+        cur: AtomicU32,
+        state: AtomicU32,
+        slots: [AtomicU32; 3],
+    }
+    impl Group {
+        fn pass(&self, worker: u32, from: u32, to: u32) -> bool {
+            let slot = &self.slots[worker as usize];
+            slot.compare_exchange(from, to, AcqRel, Acquire).is_ok()
+        }
+    }
+    model(3, || {
+        let group = Arc::new(Group {
+            cur: AtomicU32::new(0),
+            state: AtomicU32::new(RUNNABLE),
+            slots: std::array::from_fn(|_| AtomicU32::new(0)),
+        });
+        let claimer = spawn(&group, |group| {
+            group.cur.swap(B, AcqRel);
+            assert!(group.pass(B, 0, SERVER));
+            fence(SeqCst);
+            if group.state.load(Relaxed) == RUNNABLE || !group.pass(B, SERVER, 0) {
+                return true;
+            }
+            TAKEN_BACK.add(1);
+            group.cur.swap(0, AcqRel);
+            false
+        });
+        let worker = spawn(&group, |group| {
+            group.state.swap(RUNNING, AcqRel);
+            fence(SeqCst);
+            if group.slots[B as usize].load(Relaxed) == 0 || !group.pass(B, SERVER, 0) {
+                return false;
+            }
+            group.cur.swap(C, AcqRel);
+            group.slots[C as usize].swap(SERVER, AcqRel);
+            SWITCHED.add(1);
+            true
+        });
+        let (ran, switched) = (claimer.join().unwrap(), worker.join().unwrap());
+        let has = |worker: u32| group.slots[worker as usize].load(Acquire) == SERVER;
+        let cur = group.cur.load(Acquire);
+        assert_eq!((has(B), has(C)), (ran && !switched, switched));
+        assert_eq!(cur, if switched { C } else { u32::from(ran) * B });
+    });
+    TAKEN_BACK.check("a claim that was taken back");
+    SWITCHED.check("a switch with the slot of the claim");
+}

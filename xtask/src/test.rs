@@ -3,7 +3,8 @@
 //!
 //! 1. native: formatting, tidy, lints, unit and integration tests, loom models;
 //! 2. build the daemon and `umcg-vmtest`;
-//! 3. for each kernel, boot one VM per boot word of `umcg-vmtest --list`, one at a time.
+//! 3. the command `cargo xtask vm` itself;
+//! 4. for each kernel, boot one VM per boot word of `umcg-vmtest --list`, one at a time.
 
 use std::process::{Command, ExitCode};
 
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::proc::{self, say};
 use crate::{kernels, setup};
 
+mod command;
 pub mod guest;
 mod native;
 pub mod plan;
@@ -42,15 +44,18 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
     let filter = args.filter.as_deref();
-    setup::packages()?;
-    native::run(filter, &mut report);
-    if !args.native {
-        let kernels = match &args.kernel {
-            Some(one) => vec![one.as_str()],
-            None => kernels::TESTED.to_vec(),
-        };
-        if let Err(err) = in_vms(args, &kernels, &mut report) {
-            report.fail("vm", &format!("{err:#}"));
+    if let Err(err) = setup::packages() {
+        report.fail("setup", &format!("{err:#}"));
+    } else {
+        native::run(filter, &mut report);
+        if !args.native {
+            let kernels = match &args.kernel {
+                Some(one) => vec![one.as_str()],
+                None => kernels::TESTED.to_vec(),
+            };
+            if let Err(err) = in_vms(args, &kernels, &mut report) {
+                report.fail("vm", &format!("{err:#}"));
+            }
         }
     }
     if report.is_empty() {
@@ -77,6 +82,9 @@ fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {
     let mut list = Command::new(&binary);
     list.arg("--list").args(args.full.then_some("--full"));
     let plan = plan::parse(&proc::output(&mut list)?, args.filter.as_deref())?;
+    if let Some(newest) = kernels.last() {
+        command::run(newest, args.filter.as_deref(), report);
+    }
     for kernel in kernels {
         let bench = Bench::new(kernel, &binary)?;
         for boot in &plan {

@@ -13,15 +13,27 @@ use crate::load::{self, Hog};
 pub const TESTS: &[Test] = &[
     short("vm_attach_detach_is_clean", "life", 4, attach_detach),
     short("vm_second_instance_is_refused", "life", 4, second_instance),
+    short("vm_kernel_lacks_are_told", "life", 8, lacks),
     short("vm_sigterm_detaches", "life", 4, sigterm),
     timed("vm_sigkill_reverts_to_eevdf", "life", 5, sigkill),
     timed(
         "vm_agent_stopped_makes_progress",
         "long,append=psi=1",
         20,
-        agent_stopped::<8>,
+        agent_stopped::<8, true>,
     ),
-    full("vm_full_agent_stopped_40s", "stop", 60, agent_stopped::<40>),
+    full(
+        "vm_full_agent_stopped_40s",
+        "stop",
+        60,
+        agent_stopped::<40, false>,
+    ),
+    full(
+        "vm_full_agent_stopped_40s_fifo",
+        "stop",
+        60,
+        agent_stopped::<40, true>,
+    ),
     short("vm_sysrq_s_ends_it", "life", 5, sysrq),
     short("vm_ejected_reattaches_then_gives_up", "life", 20, ejected),
     short(
@@ -78,6 +90,43 @@ fn second_instance() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
+/// What a kernel may lack, hidden in a mount namespace: one sentence, the code for it, and
+/// nothing is attached.
+fn lacks() -> Result<Verdict> {
+    let kfunc = r"types=$(mktemp); btf=/sys/kernel/btf/vmlinux
+        LC_ALL=C sed 's/\x00scx_bpf_dsq_move\x00/\x00scx_bpf_dsq_none\x00/' $btf > $types
+        mount --bind $types $btf";
+    let seq = sysfs("enable_seq");
+    for (hide, lack) in [
+        ("mount -t tmpfs none /sys/kernel", "sched_ext"),
+        ("mount -t tmpfs none /sys/kernel/btf", "BTF"),
+        (kfunc, "dsq_move"),
+    ] {
+        for command in ["", "doctor"] {
+            let script = format!("{hide}\nexec \"$0\" {command}");
+            let out = Command::new("unshare")
+                .args(["-m", "sh", "-ec", &script])
+                .arg(sibling("scx_umcg"))
+                .output()?;
+            let text = String::from_utf8_lossy(&out.stderr);
+            ensure!(
+                out.status.code() == Some(3),
+                "{command} without {lack}: {:?}: {text}",
+                out.status
+            );
+            ensure!(
+                text.contains(&format!("has no {lack};")) && text.lines().count() == 1,
+                "{command} without {lack} says {text:?}"
+            );
+        }
+    }
+    ensure!(
+        sysfs("state") == "disabled" && sysfs("enable_seq") == seq,
+        "something was attached"
+    );
+    Ok(Verdict::Ok)
+}
+
 fn sigterm() -> Result<Verdict> {
     let sysctl = "/proc/sys/vm/compact_unevictable_allowed";
     let before = fs::read_to_string(sysctl)?;
@@ -121,8 +170,11 @@ fn sigkill() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
-fn agent_stopped<const SECS: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&["--policy", "fifo"])?;
+fn agent_stopped<const SECS: u64, const FIFO: bool>() -> Result<Verdict> {
+    let args: &[&str] = if FIFO { &["--policy", "fifo"] } else { &[] };
+    // Keyed, servers decide when they are activated; staged, they choose.
+    let decisions = if FIFO { "staged" } else { "activations" };
+    let sched = Sched::start(args)?;
     let hogs = Hog::default().start_many(3)?;
     let messaging = || load::perf_bench(&["sched", "messaging", "-t", "-g", "1", "-l", "20"]);
     messaging()?;
@@ -139,6 +191,12 @@ fn agent_stopped<const SECS: u64>() -> Result<Verdict> {
             mode == (Some("kernel"), Some("stopped")),
             "status says {mode:?} while stopped"
         );
+        let since = status["since_s"].as_f64().unwrap_or(-1.0);
+        ensure!(
+            (0.0..=began.elapsed().as_secs_f64()).contains(&since),
+            "status says since {since} s, stopped for {:?}",
+            began.elapsed()
+        );
         seen = true;
     }
     ensure!(seen && rounds > 0, "no messaging round in {SECS} s");
@@ -149,11 +207,13 @@ fn agent_stopped<const SECS: u64>() -> Result<Verdict> {
         );
     }
     sched.no_ejection()?;
-    let before = sched.counter("staged")?;
+    // Hogs leave keyed servers nothing to decide.
+    load::sleepers(4)?;
+    let before = sched.counter(decisions)?;
     sched.signal(libc::SIGCONT);
     let back = Instant::now();
     let grown = wait_until(Duration::from_secs(1), || {
-        sched.counter("staged").is_ok_and(|now| now > before)
+        sched.counter(decisions).is_ok_and(|now| now > before)
     });
     ensure!(grown, "no server decision within 1 s after SIGCONT");
     metric(
