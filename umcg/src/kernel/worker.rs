@@ -76,13 +76,10 @@ impl KernelGroup {
     fn idle_again(&self, me: Id, word: Word) {
         let (truth, futex) = (self.truth(me.index()), self.futex(me.index()));
         let deadline = truth.deadline_ns.load(Relaxed);
-        if word.flags() & PENDING != 0 {
-            self.request(me, intf::umcg_op_UMCG_OP_WAIT, Id::NONE, deadline);
-            return;
-        }
-        if sys::now_ns() >= deadline {
-            // A futex would not put it to sleep, and only an edge tells BPF: held
-            // again, the sweep finds that its time is over.
+        if word.flags() & PENDING != 0 || sys::now_ns() >= deadline {
+            // Held again, BPF takes the wake, or the sweep finds that its time is over; a futex
+            // would not put it to sleep, and only an edge tells BPF. No request: held before it
+            // yields, it would run again, and make that wait a second time, without the wake.
             sys::yield_cpu();
             return;
         }
