@@ -33,9 +33,21 @@ static __always_inline bool bucket_take(struct umcg_group *head, u64 now)
 	return true;
 }
 
+/* A wake makes @m RUNNABLE, and a server is told. False: it is not IDLE any more. */
+static __always_inline bool end_wait(u32 g, u32 idx, struct umcg_member *m, u64 now)
+{
+	u64 seen;
+
+	if (!member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, UMCG_F_PENDING, now, &seen))
+		return false;
+	m->why = UMCG_R_WOKEN;
+	tell_worker(g, idx, m->home);
+	return true;
+}
+
 static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u64 now)
 {
-	u64 word, seen;
+	u64 word;
 	int i;
 
 	bpf_for(i, 0, WORD_TRIES) {
@@ -43,11 +55,8 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 		if (word_state(word) == UMCG_NONE)
 			return -ESRCH;
 		if (word_state(word) == UMCG_IDLE && READ_ONCE(m->held)) {
-			if (!member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE,
-					 UMCG_F_PENDING, now, &seen))
+			if (!end_wait(g, idx, m, now))
 				continue;
-			m->why = UMCG_R_WOKEN;
-			tell_worker(g, idx, m->home);
 			/* Released meanwhile, it may have read IDLE before. */
 			return READ_ONCE(m->held) ? UMCG_WAKE_DONE : UMCG_WAKE_FUTEX;
 		}
@@ -57,11 +66,8 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 		if (word_state(word) != UMCG_IDLE)
 			return UMCG_WAKE_DONE;
 		/* Held meanwhile, it may not have seen PENDING. */
-		if (READ_ONCE(m->held) && member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE,
-						      UMCG_F_PENDING, now, &seen)) {
-			m->why = UMCG_R_WOKEN;
-			tell_worker(g, idx, m->home);
-		}
+		if (READ_ONCE(m->held))
+			end_wait(g, idx, m, now);
 		return UMCG_WAKE_FUTEX;
 	}
 	return -EBUSY;	/* every try met another edge: the library asks again */

@@ -43,23 +43,12 @@ pub struct Args {
 /// Runs everything that was asked for, whatever fails on the way.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
-    let filter = args.filter.as_deref();
-    if let Err(err) = setup::packages() {
-        report.fail("setup", &format!("{err:#}"));
-    } else {
-        native::run(filter, &mut report);
-        if !args.native {
-            let kernels = match &args.kernel {
-                Some(one) => vec![one.as_str()],
-                None => kernels::TESTED.to_vec(),
-            };
-            if let Err(err) = in_vms(args, &kernels, &mut report) {
-                report.fail("vm", &format!("{err:#}"));
-            }
-        }
+    match setup::packages() {
+        Ok(()) => suites(args, &mut report),
+        Err(err) => report.fail("setup", &format!("{err:#}")),
     }
     if report.is_empty() {
-        let what = filter.unwrap_or_default();
+        let what = args.filter.as_deref().unwrap_or_default();
         report.fail(
             "filter",
             &format!("no test matches: {what}; try cargo xtask test alone"),
@@ -71,6 +60,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn suites(args: &Args, report: &mut Report) {
+    native::run(args.filter.as_deref(), report);
+    if args.native {
+        return;
+    }
+    let kernels = match &args.kernel {
+        Some(one) => vec![one.as_str()],
+        None => kernels::TESTED.to_vec(),
+    };
+    if let Err(err) = in_vms(args, &kernels, report) {
+        report.fail("vm", &format!("{err:#}"));
+    }
 }
 
 fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {

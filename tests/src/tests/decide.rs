@@ -212,11 +212,12 @@ fn weight() -> Result<Verdict> {
     let shared = status::open_shared(&file)?;
     let records = shared.workers.records();
     let of_hog = |w: &&umcg::record::Worker| w.pid.load(Relaxed) == pid;
-    let found = wait_until(Duration::from_secs(2), || {
-        records.iter().any(|w| of_hog(&w))
+    let mut worker = None;
+    wait_until(Duration::from_secs(2), || {
+        worker = records.iter().find(of_hog);
+        worker.is_some()
     });
-    let worker = records.iter().find(of_hog);
-    let worker = worker.with_context(|| format!("no record of {pid}, waited: {found}"))?;
+    let worker = worker.with_context(|| format!("no record of {pid}"))?;
     ensure!(
         worker.weight_pct.load(Relaxed) != 300,
         "the weight has changed before this test looked"
