@@ -1,5 +1,7 @@
 //! `scx_umcg doctor`: what this kernel has, and whether the scheduler can run.
 
+mod member;
+mod queue;
 pub mod thread;
 
 use anyhow::Result;

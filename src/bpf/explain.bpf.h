@@ -4,7 +4,8 @@
  *
  * Does:    1. refusals: the last take of a worker, or from a queue, that failed,
  *             for `doctor --pid`; one store where a take has failed anyway;
- *          2. SYSCALL program: kind, class and queue of one thread, by its id.
+ *          2. SYSCALL program: kind, class and queue of one thread, by its id, and
+ *             what its group's truth says of a member.
  * State:   umcg_worker.refused, umcg_cpu.unfit, in the layout of enum umcg_refusal.
  * Called from: dispatch (refusals); BPF_PROG_RUN by `doctor`, which needs root.
  *          So it answers while the agent is stopped.
@@ -15,7 +16,7 @@
 #ifndef __UMCG_EXPLAIN_BPF_H
 #define __UMCG_EXPLAIN_BPF_H
 
-#include "record.bpf.h"
+#include "group.bpf.h"
 
 static __always_inline u64 refusal(u64 now, s32 cpu, u64 reason)
 {
@@ -32,6 +33,23 @@ static __always_inline void refused(struct umcg_worker *w, u64 now, s32 cpu,
 static __always_inline void refused_queue(s32 home, u64 now, s32 cpu)
 {
 	WRITE_ONCE(cpu_rec(home)->unfit, refusal(now, cpu, UMCG_R_UNFIT));
+}
+
+/* A member's truth: the system group knows nothing of its waits. */
+static __always_inline void explain_member(struct umcg_thread *out,
+					   const struct umcg_task *t)
+{
+	void *truth = truth_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+
+	if (!m)
+		return;
+	out->group = t->group;
+	out->member = t->member;
+	out->mate = t->kind == UMCG_K_GSERVER ? m->cur : m->slot;
+	out->held = m->held;
+	out->word = READ_ONCE(m->word);
+	out->since_ns = READ_ONCE(m->since_ns);
 }
 
 SEC("syscall")
@@ -54,6 +72,8 @@ int umcg_explain(struct umcg_thread *out)
 		out->index = t->idx;
 		out->gen = t->gen;
 		out->server = t->server;
+		if (is_member(t))
+			explain_member(out, t);
 	}
 	out->cpu = scx_bpf_task_cpu(p);
 	out->dead = p->exit_state;

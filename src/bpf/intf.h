@@ -134,7 +134,7 @@ enum umcg_refusal {
 
 enum umcg_class {
 	UMCG_CLASS_NORMAL = 0,
-	UMCG_CLASS_BATCH = 1,	/* never preempts on wake-up */
+	UMCG_CLASS_BATCH = 1,	/* preempts none but the next on wake-up */
 	UMCG_CLASS_IDLE = 2,	/* always preempted on wake-up */
 };
 
@@ -373,7 +373,13 @@ struct umcg_thread {
 	u32 bound;		/* may use one CPU only */
 	u32 migration_disabled;
 	u32 dead;
+	u32 group;		/* of a member of one, else 0; the next five say nothing then */
+	u32 member;		/* its index there */
+	u32 mate;		/* worker: whose slot it has; server: who has its slot */
+	u32 held;		/* in BPF's hands: its group decides when it runs */
 	u32 pad0;
+	u64 word;		/* as the group has it */
+	u64 since_ns;
 	u64 dsq;		/* enum umcg_queue, or one of the kernel's; 0 = none */
 };
 

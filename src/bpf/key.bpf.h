@@ -211,7 +211,11 @@ static __always_inline u64 quiet_now(const struct umcg_cpu *c, u64 now)
 	return c->cur_quiet_ns + (now - start);
 }
 
-/* A worker runs on @cpu, is a hog beside @t and behind it in virtual time. */
+/*
+ * May @t preempt who runs on @cpu? SCHED_IDLE gives way to all but its own class, and
+ * SCHED_BATCH beats nobody else. A normal one also beats a hog that is behind it in
+ * virtual time.
+ */
 static __always_inline bool beaten(const struct umcg_task *t,
 				   const struct umcg_worker *w, s32 cpu, u64 now)
 {
@@ -223,6 +227,8 @@ static __always_inline bool beaten(const struct umcg_task *t,
 		return false;
 	if (c->cur_class == UMCG_CLASS_IDLE && w->class_ != UMCG_CLASS_IDLE)
 		return true;
+	if (w->class_ != UMCG_CLASS_NORMAL)
+		return false;
 	if (t->avg_ns > SHORT_NS || quiet_now(c, now) < HOG_NS)
 		return false;
 	cur_avg = c->cur_avg_ns > c->cur_burst_ns ? c->cur_avg_ns : c->cur_burst_ns;

@@ -104,7 +104,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	park_tell(w, t->idx, home, now);
 
 	if ((enq_flags & SCX_ENQ_WAKEUP) && t->avg_ns <= SHORT_NS &&
-	    umcg_order == UMCG_ORDER_FAIR)
+	    w->class_ == UMCG_CLASS_NORMAL && umcg_order == UMCG_ORDER_FAIR)
 		c->want = 1;
 	if (home != cpu && c->idle_since_ns)
 		kick(home, SCX_KICK_IDLE);
@@ -172,7 +172,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 		}
 		if (p->nr_cpus_allowed == 1 && umcg_order == UMCG_ORDER_FAIR) {
 			place(t, cpu);
-			if (w->class_ == UMCG_CLASS_NORMAL && beaten(t, w, cpu, now)) {
+			if (beaten(t, w, cpu, now)) {
 				c->preempting = 1;
 				count(preempt_wake);
 				scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,

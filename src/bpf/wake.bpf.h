@@ -125,7 +125,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 		return cpu;
 	}
 
-	if (w && umcg_order == UMCG_ORDER_FAIR && w->class_ == UMCG_CLASS_NORMAL) {
+	if (w && umcg_order == UMCG_ORDER_FAIR && w->class_ != UMCG_CLASS_IDLE) {
 		place(t, prev_cpu);
 		cpu = find_beaten(p, t, w, prev_cpu, now);
 		if (cpu >= 0) {

@@ -14,6 +14,8 @@ use umcg::sync::Ordering::Relaxed;
 use umcg::word::{self, State, Word};
 
 use crate::agent::server::{now_ns, run_program};
+use crate::doctor::member::Member;
+use crate::doctor::queue::Queue;
 use crate::exit::{Exit, Failure};
 use crate::shared::Shared;
 use crate::status;
@@ -30,12 +32,14 @@ pub struct Explanation {
     pub comm: String,
     /// The reason in one sentence.
     pub why: String,
-    /// State of its word: NONE, RUNNING, RUNNABLE or BLOCKED.
+    /// State of its word: NONE, RUNNING, RUNNABLE, BLOCKED, or IDLE of a group's member.
     pub state: String,
     /// How long it has been in that state, in ms; none before its first edge.
     pub age_ms: Option<f64>,
     /// What the word's flags say, or where in the kernel it waits.
     pub detail: String,
+    /// The application group that it belongs to.
+    pub member: Option<Member>,
     /// Where it is queued.
     pub queue: Queue,
     /// Workers on the same queue that come before it.
@@ -52,59 +56,6 @@ pub struct Explanation {
     pub policy: String,
     /// Failed takes of it, or from its queue, since it waits; the latest of each kind.
     pub refusals: Vec<Refusal>,
-}
-
-/// A dispatch queue, as [design.md](../../docs/design.md#queues) names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase", tag = "name", content = "cpu")]
-pub enum Queue {
-    /// Waiting workers by key.
-    Park(u32),
-    /// Chosen or rescued workers.
-    Hand(u32),
-    /// A parked server.
-    Server(u32),
-    /// Kernel threads, anonymous tasks and some that exit.
-    #[serde(rename = "kernel-fair")]
-    KernelFair(u32),
-    /// The kernel's own local queue of a CPU: it runs next there.
-    Local(u32),
-    /// A queue of the kernel's, as during suspend.
-    Kernel,
-    /// On none.
-    None,
-}
-
-impl Queue {
-    fn of(dsq: u64, cpu: u32) -> Self {
-        const BUILTIN: u64 = 1 << 63;
-        const LOCAL: u64 = BUILTIN | 2;
-        let at = (dsq & 0xffff) as u32;
-        match dsq {
-            0 => Self::None,
-            LOCAL => Self::Local(cpu),
-            _ if dsq & BUILTIN != 0 => Self::Kernel,
-            _ => match (dsq >> 16) as u32 {
-                intf::umcg_queue_UMCG_Q_PARK => Self::Park(at),
-                intf::umcg_queue_UMCG_Q_HAND => Self::Hand(at),
-                intf::umcg_queue_UMCG_Q_SERVER => Self::Server(at),
-                intf::umcg_queue_UMCG_Q_KERNEL => Self::KernelFair(at),
-                _ => Self::Kernel,
-            },
-        }
-    }
-
-    fn text(self) -> String {
-        match self {
-            Self::Park(cpu) => format!("PARK of cpu {cpu}, where workers wait by key"),
-            Self::Hand(cpu) => format!("HAND of cpu {cpu}, chosen to run there"),
-            Self::Server(cpu) => format!("SERVER of cpu {cpu}"),
-            Self::KernelFair(cpu) => format!("kernel-fair queue of cpu {cpu}"),
-            Self::Local(cpu) => format!("local queue of cpu {cpu}, next to run there"),
-            Self::Kernel => "one of the kernel's own".to_owned(),
-            Self::None => "none".to_owned(),
-        }
-    }
 }
 
 /// A take that failed.
@@ -148,7 +99,7 @@ impl Refusal {
 }
 
 /// The question, with nothing answered yet.
-const fn ask(tid: i32) -> intf::umcg_thread {
+pub(super) const fn ask(tid: i32) -> intf::umcg_thread {
     intf::umcg_thread {
         tid,
         ret: 0,
@@ -163,7 +114,13 @@ const fn ask(tid: i32) -> intf::umcg_thread {
         bound: 0,
         migration_disabled: 0,
         dead: 0,
+        group: 0,
+        member: 0,
+        mate: 0,
+        held: 0,
         pad0: 0,
+        word: 0,
+        since_ns: 0,
         dsq: 0,
     }
 }
@@ -243,7 +200,9 @@ struct Place<'a> {
     shared: &'a Shared,
     thread: intf::umcg_thread,
     worker: &'a Worker,
+    member: Option<Member>,
     word: Word,
+    since: u64,
     queue: Queue,
     ahead: Option<usize>,
     now: u64,
@@ -282,6 +241,10 @@ impl Place<'_> {
             at => format!(" ({at})"),
         };
         match self.word.state() {
+            Some(State::Idle) if flags & word::ASLEEP != 0 => {
+                "in a wait of its group, asleep".into()
+            }
+            Some(State::Idle) => "in a wait of its group".into(),
             Some(State::Runnable) if flags & word::PREEMPTED != 0 => "pushed off its cpu".into(),
             Some(State::Runnable) if flags & word::YIELDED != 0 => "gave its cpu up".into(),
             Some(State::Runnable) => "woken up".into(),
@@ -333,22 +296,39 @@ impl Place<'_> {
     }
 
     fn why(&self) -> String {
+        if let Some(member) = self.member.filter(|m| m.held) {
+            return member.why(self.word.state());
+        }
         match self.word.state() {
+            // A slot that waits for its CPU is no edge of who has it.
+            Some(State::Running) if self.waits_in_slot() => self.why_runnable(),
             Some(State::Running) => format!("it runs, on cpu {}", self.thread.cpu),
             Some(State::Blocked) => format!("it does not want a cpu: {}", self.detail()),
-            Some(State::Runnable) => match (self.queue, self.ahead) {
-                (Queue::Park(cpu), Some(0)) => format!("it is next; {}", self.busy_with(cpu)),
-                (Queue::Park(cpu), ahead) => format!(
-                    "{} come before it on cpu {cpu}; {}",
-                    ahead.unwrap_or_default(),
-                    self.busy_with(cpu)
-                ),
-                (Queue::Hand(cpu) | Queue::Local(cpu) | Queue::KernelFair(cpu), _) => {
-                    format!("it is to run there soon; {}", self.busy_with(cpu))
-                }
-                _ => "it is between two queues; ask again".to_owned(),
-            },
+            Some(State::Runnable) => self.why_runnable(),
+            Some(State::Idle) => "it waits for its group".to_owned(),
             _ => "it has slept since scx_umcg was attached".to_owned(),
+        }
+    }
+
+    fn waits_in_slot(&self) -> bool {
+        self.member.is_some() && matches!(self.queue, Queue::Park(_) | Queue::Throttle(_))
+    }
+
+    fn why_runnable(&self) -> String {
+        match (self.queue, self.ahead) {
+            (Queue::Park(cpu), Some(0)) => format!("it is next; {}", self.busy_with(cpu)),
+            (Queue::Park(cpu), ahead) => format!(
+                "{} come before it on cpu {cpu}; {}",
+                ahead.unwrap_or_default(),
+                self.busy_with(cpu)
+            ),
+            (Queue::Hand(cpu) | Queue::Local(cpu) | Queue::KernelFair(cpu), _) => {
+                format!("it is to run there soon; {}", self.busy_with(cpu))
+            }
+            (Queue::Throttle(_), _) => {
+                "a cgroup of it has used up its cpu.max; it goes on when time is added".to_owned()
+            }
+            _ => "it is between two queues; ask again".to_owned(),
         }
     }
 
@@ -357,14 +337,13 @@ impl Place<'_> {
             return Vec::new();
         }
         let home = self.cpu(self.worker.home.load(Relaxed));
-        let since = self.worker.since_ns.load(Relaxed);
         [
             Some(self.worker.refused.load(Relaxed)),
             home.map(|c| c.unfit.load(Relaxed)),
         ]
         .into_iter()
         .flatten()
-        .filter_map(|note| Refusal::of(note, since, self.now))
+        .filter_map(|note| Refusal::of(note, self.since, self.now))
         .collect()
     }
 }
@@ -399,13 +378,19 @@ pub fn explain(tid: i32) -> Result<Explanation> {
         return Err(refuse(format!("thread {tid} ({comm}) is no worker: {why}")).into());
     }
     let worker = &shared.workers.records()[thread.index as usize % shared.workers.records().len()];
-    let queue = Queue::of(thread.dsq, thread.cpu as u32);
+    let member = Member::of(&thread);
+    let queue = match Queue::of(thread.dsq, thread.cpu as u32) {
+        Queue::None if member.is_some_and(|m| m.held) => Queue::Held,
+        queue => queue,
+    };
     let place = Place {
         ahead: match queue {
             Queue::Park(cpu) => Some(count_ahead(&shared, cpu, worker)),
             _ => None,
         },
-        word: Word(worker.word.load(Relaxed)),
+        word: Word(member.map_or_else(|| worker.word.load(Relaxed), |_| thread.word)),
+        since: member.map_or_else(|| worker.since_ns.load(Relaxed), |_| thread.since_ns),
+        member,
         now: now_ns(),
         shared: &shared,
         thread,
@@ -413,7 +398,6 @@ pub fn explain(tid: i32) -> Result<Explanation> {
         queue,
     };
     let seen = place.word.state() != Some(State::None);
-    let since = worker.since_ns.load(Relaxed);
     let allowed = proc_file(tid, "status");
     let allowed = allowed
         .lines()
@@ -423,8 +407,9 @@ pub fn explain(tid: i32) -> Result<Explanation> {
         comm,
         why: place.why(),
         state: place.word.state().map_or("?", State::name).to_owned(),
-        age_ms: seen.then(|| place.now.saturating_sub(since) as f64 / 1e6),
+        age_ms: seen.then(|| place.now.saturating_sub(place.since) as f64 / 1e6),
         detail: place.detail(),
+        member,
         queue,
         ahead: place.ahead,
         owner: place.owner(),
@@ -444,6 +429,9 @@ impl Explanation {
         match self.age_ms {
             Some(ms) => println!("state: {} for {ms:.1} ms, {}", self.state, self.detail),
             None => println!("state: {}, {}", self.state, self.detail),
+        }
+        if let Some(member) = self.member {
+            println!("member: {}", member.text());
         }
         let ahead = match self.ahead {
             Some(n) => format!("; {n} before it"),
@@ -495,37 +483,13 @@ mod tests {
     }
 
     #[test]
-    fn queue_ids_are_told_apart() {
-        let id = |kind: u32| u64::from(kind) << 16 | 3;
-        assert_eq!(
-            Queue::of(id(intf::umcg_queue_UMCG_Q_PARK), 0),
-            Queue::Park(3)
-        );
-        assert_eq!(
-            Queue::of(id(intf::umcg_queue_UMCG_Q_HAND), 0),
-            Queue::Hand(3)
-        );
-        assert_eq!(
-            Queue::of(id(intf::umcg_queue_UMCG_Q_KERNEL), 0),
-            Queue::KernelFair(3)
-        );
-        assert_eq!(Queue::of(1 << 63 | 2, 5), Queue::Local(5));
-        assert_eq!(Queue::of(1 << 63 | 3, 5), Queue::Kernel);
-        assert_eq!(Queue::of(0, 5), Queue::None);
-        assert_eq!(
-            serde_json::to_string(&Queue::KernelFair(3)).unwrap(),
-            r#"{"name":"kernel-fair","cpu":3}"#
-        );
+    fn refusal_of_an_earlier_wait_is_not_shown() {
         const {
             assert!(
                 umcg::record::MAX_CPUS <= 1 << 12,
                 "a refusal's bits for the CPU"
             )
         };
-    }
-
-    #[test]
-    fn refusal_of_an_earlier_wait_is_not_shown() {
         let reason = u64::from(intf::umcg_refusal_UMCG_R_CLAIM);
         let note = 5_000_000 << 16 | 7 << 4 | reason;
         let told = Refusal::of(note, 4_000_000, 6_000_000).unwrap();

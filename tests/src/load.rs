@@ -21,6 +21,8 @@ pub struct Hog {
     pub ext: bool,
     /// In a session of its own.
     pub session: bool,
+    /// SCHED_BATCH or SCHED_IDLE instead of SCHED_OTHER.
+    pub class: i32,
 }
 
 /// A process that spins until it is killed.
@@ -43,6 +45,7 @@ impl Hog {
                     libc::setsid();
                 }
             }
+            set_class(self.class);
             if self.ext {
                 let _ = sys::set_policy(true);
             }
@@ -88,6 +91,15 @@ fn sleeper() -> Result<i32> {
     Ok(pid)
 }
 
+/// The calling thread's scheduling policy, if it is not to stay as it is.
+fn set_class(class: i32) {
+    if class != 0 {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: param lives through the call.
+        unsafe { libc::sched_setscheduler(0, class, &raw const param) };
+    }
+}
+
 /// A process that runs and sleeps in turn, with a timer slack of 1 ns.
 pub struct Napper {
     /// The only CPU that it may use.
@@ -98,6 +110,8 @@ pub struct Napper {
     pub work: Duration,
     /// How long it asks to sleep.
     pub sleep: Duration,
+    /// As a [`Hog`]'s.
+    pub class: i32,
 }
 
 impl Napper {
@@ -113,6 +127,7 @@ impl Napper {
                 libc::prctl(libc::PR_SET_TIMERSLACK, 1);
                 libc::setpriority(libc::PRIO_PROCESS, 0, self.nice);
             }
+            set_class(self.class);
             pin(0, self.cpu);
             loop {
                 let began = Instant::now();

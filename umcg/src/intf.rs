@@ -411,12 +411,18 @@ pub struct umcg_thread {
     pub bound: u32_,
     pub migration_disabled: u32_,
     pub dead: u32_,
+    pub group: u32_,
+    pub member: u32_,
+    pub mate: u32_,
+    pub held: u32_,
     pub pad0: u32_,
+    pub word: u64_,
+    pub since_ns: u64_,
     pub dsq: u64_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_thread"][::std::mem::size_of::<umcg_thread>() - 64usize];
+    ["Size of umcg_thread"][::std::mem::size_of::<umcg_thread>() - 96usize];
     ["Alignment of umcg_thread"][::std::mem::align_of::<umcg_thread>() - 8usize];
     ["Offset of field: umcg_thread::tid"][::std::mem::offset_of!(umcg_thread, tid) - 0usize];
     ["Offset of field: umcg_thread::ret"][::std::mem::offset_of!(umcg_thread, ret) - 4usize];
@@ -433,8 +439,15 @@ const _: () = {
     ["Offset of field: umcg_thread::migration_disabled"]
         [::std::mem::offset_of!(umcg_thread, migration_disabled) - 44usize];
     ["Offset of field: umcg_thread::dead"][::std::mem::offset_of!(umcg_thread, dead) - 48usize];
-    ["Offset of field: umcg_thread::pad0"][::std::mem::offset_of!(umcg_thread, pad0) - 52usize];
-    ["Offset of field: umcg_thread::dsq"][::std::mem::offset_of!(umcg_thread, dsq) - 56usize];
+    ["Offset of field: umcg_thread::group"][::std::mem::offset_of!(umcg_thread, group) - 52usize];
+    ["Offset of field: umcg_thread::member"][::std::mem::offset_of!(umcg_thread, member) - 56usize];
+    ["Offset of field: umcg_thread::mate"][::std::mem::offset_of!(umcg_thread, mate) - 60usize];
+    ["Offset of field: umcg_thread::held"][::std::mem::offset_of!(umcg_thread, held) - 64usize];
+    ["Offset of field: umcg_thread::pad0"][::std::mem::offset_of!(umcg_thread, pad0) - 68usize];
+    ["Offset of field: umcg_thread::word"][::std::mem::offset_of!(umcg_thread, word) - 72usize];
+    ["Offset of field: umcg_thread::since_ns"]
+        [::std::mem::offset_of!(umcg_thread, since_ns) - 80usize];
+    ["Offset of field: umcg_thread::dsq"][::std::mem::offset_of!(umcg_thread, dsq) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -479,6 +479,7 @@ fn frequency() -> Result<Verdict> {
         nice: 0,
         work: Duration::from_millis(5),
         sleep: Duration::from_millis(5),
+        class: 0,
     }
     .start()?;
     std::thread::sleep(Duration::from_millis(500));

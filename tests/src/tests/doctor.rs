@@ -7,14 +7,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use umcg::Kind;
+use umcg::backend::Backend;
 
 use super::{Test, short};
+use crate::cgroup::Cgroup;
+use crate::client;
 use crate::harness::{Sched, Verdict, adopt, sibling, wait_until};
 use crate::load::Hog;
 
 pub const TESTS: &[Test] = &[
     short("vm_doctor_pid_explains_each_state", "see", 15, each_state),
     short("vm_doctor_pid_names_refused_takes", "see", 15, refusals),
+    short(
+        "vm_doctor_pid_knows_groups_and_limits",
+        "see",
+        12,
+        held_back,
+    ),
     short(
         "vm_doctor_pid_refuses_what_is_no_worker",
         "see",
@@ -160,6 +170,59 @@ fn refusals() -> Result<Verdict> {
         drop(hogs);
         sched.stop()?;
     }
+    Ok(Verdict::Ok)
+}
+
+/// A server that lets its worker run once and then waits for events, while the worker waits.
+fn idle_group() -> Result<()> {
+    let group = client::group(8)?;
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    let _worker = client::worker(&group, 0, |group, me| {
+        group.wait(me, u64::MAX).map(drop).map_err(Into::into)
+    });
+    loop {
+        let event = group.next_event(me, u64::MAX)?;
+        group.run(me, event.worker, u64::MAX)?;
+    }
+}
+
+/// Members of a group that nobody wakes, and a hog whose cgroup has used its time up.
+fn held_back() -> Result<Verdict> {
+    let sched = Sched::start(&[])?;
+    let client = client::spawn(idle_group)?;
+    until(client.pid, "a server without work", |v| {
+        v["member"]["server"] == true
+            && is(v, "IDLE")
+            && (says(v, "why", "waits for an event") || says(v, "why", "waits for its group"))
+    })?;
+    let mut told = String::new();
+    let found = wait_until(Duration::from_secs(15), || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", client.pid));
+        let tids = tasks.into_iter().flatten().flatten();
+        tids.filter_map(|t| t.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|&tid| tid != client.pid)
+            .any(|tid| {
+                let v = explained(tid).unwrap_or_default();
+                told += &format!("{v}\n");
+                v["member"]["server"] == false
+                    && v["member"]["number"] == 1
+                    && is(&v, "IDLE")
+                    && says(&v, "detail", "in a wait of its group")
+            })
+    });
+    ensure!(found, "no worker that waits: {told}");
+    client.signal(libc::SIGKILL);
+
+    if scx_umcg::kernel::tells_of_limits() {
+        let limited = Cgroup::new("umcg-doctor")?;
+        limited.set("cpu.max", "5000 200000")?;
+        let hog = Hog::default().start()?;
+        limited.add(hog.pid())?;
+        until(hog.pid(), "throttled", |v| {
+            v["queue"]["name"] == "throttle" && says(v, "why", "used up its cpu.max")
+        })?;
+    }
+    sched.stop()?;
     Ok(Verdict::Ok)
 }
 

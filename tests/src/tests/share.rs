@@ -11,6 +11,7 @@ use crate::load::{self, Hog, shares};
 pub const TESTS: &[Test] = &[
     timed("vm_pinned_hogs_share_evenly", "share", 8, pinned),
     timed("vm_nice_is_honoured", "share", 10, nice),
+    timed("vm_batch_and_idle_keep_behind", "share", 14, classes),
     timed(
         "vm_idle_cpu_beside_work_is_rare",
         "share",
@@ -75,6 +76,64 @@ fn nice() -> Result<Verdict> {
         "nice 0 : nice 5 = {ratio:.3}, weights {WANT:.3}"
     );
     drop(hogs);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// How often who runs on CPU 0 was preempted by somebody who woke up, in two seconds of a hog
+/// of one class beside a short sleeper of another.
+fn preemptions(sched: &Sched, hog: i32, sleeper: i32) -> Result<f64> {
+    let hog = Hog {
+        cpu: Some(0),
+        class: hog,
+        ..Hog::default()
+    }
+    .start()?;
+    let sleeper = load::Napper {
+        cpu: 0,
+        nice: 0,
+        work: Duration::from_micros(100),
+        sleep: Duration::from_millis(5),
+        class: sleeper,
+    }
+    .start()?;
+    let count =
+        || -> Result<u64> { Ok(sched.counter("preempt_wake")? + sched.counter("preempt_tick")?) };
+    std::thread::sleep(Duration::from_millis(300));
+    let before = count()?;
+    std::thread::sleep(Duration::from_secs(2));
+    let many = count()? - before;
+    drop((hog, sleeper));
+    Ok(many as f64)
+}
+
+/// SCHED_BATCH preempts SCHED_IDLE alone, SCHED_IDLE nobody.
+fn classes() -> Result<Verdict> {
+    const NORMAL: i32 = libc::SCHED_OTHER;
+    const BATCH: i32 = libc::SCHED_BATCH;
+    const IDLE: i32 = libc::SCHED_IDLE;
+    let sched = Sched::start(&[])?;
+    let normal = preemptions(&sched, NORMAL, NORMAL)?;
+    let batch = preemptions(&sched, NORMAL, BATCH)?;
+    let idle = preemptions(&sched, BATCH, IDLE)?;
+    let over_idle = preemptions(&sched, IDLE, BATCH)?;
+    metric(
+        "preemptions",
+        &[
+            ("normal", normal),
+            ("batch", batch),
+            ("idle", idle),
+            ("batch_over_idle", over_idle),
+        ],
+    );
+    ensure!(normal > 100.0, "a normal sleeper preempted {normal} times");
+    ensure!(
+        over_idle > 100.0,
+        "SCHED_BATCH preempted SCHED_IDLE {over_idle} times"
+    );
+    // Others wake up on this machine, too.
+    ensure!(batch < normal / 3.0, "SCHED_BATCH: {batch} of {normal}");
+    ensure!(idle < normal / 3.0, "SCHED_IDLE: {idle} of {normal}");
     sched.stop()?;
     Ok(Verdict::Ok)
 }
