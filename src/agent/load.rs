@@ -16,6 +16,7 @@ use umcg_policy::{Decide, Order, Policy};
 use super::bell::Bell;
 use super::client;
 use super::control::Control;
+use super::near::Machine;
 use super::server::{self, Server, Settings};
 use super::stop::Stop;
 use super::{Ended, caps};
@@ -131,6 +132,10 @@ fn configure(
     rodata.umcg_partial = args.partial;
     rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+    let machine = Machine::this();
+    for (cpu, row) in rodata.umcg_near.iter_mut().enumerate().take(nr_cpus) {
+        *row = machine.row(cpu, nr_cpus);
+    }
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
             *word |= 1 << (cpu % 64);

@@ -5,6 +5,7 @@ pub mod caps;
 pub mod client;
 pub mod control;
 pub mod load;
+pub mod near;
 pub mod server;
 pub mod stop;
 

@@ -9,7 +9,7 @@
  *          3. the kernel-fair queue, if it is its turn;
  *          4. prev, if it still wants the CPU and its key is the earliest;
  *          5. a staged choice; else PARK's head; else the kernel-fair queue;
- *          6. the other CPUs' work; 7. prev again; 8. PARK once more, because a
+ *          6. the other CPUs' work, nearest first; 7. prev again; 8. PARK once more, because a
  *             failed steal drops the rq lock and a wake may have parked here.
  * State:   umcg_cpu, umcg_server.ring, claims.
  * Called from: ops.dispatch: rq lock held, dropped inside move_to_local.
@@ -244,27 +244,16 @@ static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 	       scx_bpf_dsq_move_to_local(PARK(other), 0);
 }
 
-static __always_inline s32 random_other(s32 cpu)
-{
-	s32 other;
-
-	if (umcg_nr_cpus < 2)
-		return cpu;
-	other = cpu + 1 + bpf_get_prandom_u32() % (umcg_nr_cpus - 1);
-	return other >= umcg_nr_cpus ? other - umcg_nr_cpus : other;
-}
-
 static __always_inline bool steal(struct umcg_pick *k)
 {
-	s32 other = k->cpu, waiting;
+	s32 other, waiting;
 	bool staged;
 	int i;
 
-	bpf_for(i, 1, STEAL_TRIES) {
-		if (i >= umcg_nr_cpus)
+	bpf_for(i, 0, STEAL_TRIES) {
+		if (i + 1 >= umcg_nr_cpus)
 			break;
-		if (++other >= umcg_nr_cpus)
-			other = 0;
+		other = near_cpu(k->cpu, i);
 		if (take_stranded(k, other))
 			return true;
 		if (READ_ONCE(cpu_rec(other)->kernel) && kernelq_take(k->c, other))

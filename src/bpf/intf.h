@@ -26,6 +26,7 @@ enum umcg_limits {
 	UMCG_MAX_WORKERS = 65536,	/* power of two; record 0 is never used */
 	UMCG_STAGE_SLOTS = 64,		/* ring slots per server, power of two */
 	UMCG_PUSH_TRIES = 16,		/* failed cmpxchg before `resync` is set */
+	UMCG_NEAR = 64,			/* others that a CPU knows by distance, power of two */
 };
 
 /*

@@ -6,7 +6,7 @@
  *          2. keeps a SYNC wake-up of a short waker on its CPU;
  *          3. takes an idle CPU (previous, its core, its LLC: the kernel's own
  *             idle selection) and inserts there: no agent involved;
- *          4. else finds a CPU whose running worker is beaten by key;
+ *          4. else finds a CPU, nearest first, whose running worker is beaten by key;
  *          5. else the previous CPU: ops.enqueue parks it.
  * State:   umcg_task.preempt, umcg_cpu.last_wake_ns.
  * Called from: ops.select_cpu: no rq lock of the wakee's, interrupts off.
@@ -20,6 +20,7 @@
 #include "context.bpf.h"
 #include "key.bpf.h"
 #include "limit.bpf.h"
+#include "near.bpf.h"
 #include "server.bpf.h"
 
 #define BEATEN_TRIES 8
@@ -74,17 +75,16 @@ static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
 static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
 				       struct umcg_worker *w, s32 prev_cpu, u64 now)
 {
-	s32 cpu = prev_cpu;
+	s32 cpu;
 	int i;
 
 	bpf_for(i, 0, BEATEN_TRIES) {
 		if (i >= umcg_nr_cpus)
 			break;
+		cpu = i ? near_cpu(prev_cpu, i - 1) : prev_cpu;
 		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
 		    beaten(t, w, cpu, now))
 			return cpu;
-		if (++cpu >= umcg_nr_cpus)
-			cpu = 0;
 	}
 	return -1;
 }

@@ -12,6 +12,7 @@
 #include "server.bpf.h"
 #include "claim.bpf.h"
 #include "list.bpf.h"
+#include "near.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -144,5 +145,13 @@ int hammer_sleep(struct hammer *h)
 	}
 	h->done = done;
 	h->odd = odd;
+	return 0;
+}
+
+/* done = the CPU that @server, a CPU here, looks at as number @first. */
+SEC("syscall")
+int hammer_near(struct hammer *h)
+{
+	h->done = near_cpu(h->server, h->first);
 	return 0;
 }

@@ -19,6 +19,7 @@ pub const umcg_limits_UMCG_MAX_CPUS: umcg_limits = 512;
 pub const umcg_limits_UMCG_MAX_WORKERS: umcg_limits = 65536;
 pub const umcg_limits_UMCG_STAGE_SLOTS: umcg_limits = 64;
 pub const umcg_limits_UMCG_PUSH_TRIES: umcg_limits = 16;
+pub const umcg_limits_UMCG_NEAR: umcg_limits = 64;
 pub type umcg_limits = ::std::os::raw::c_uint;
 pub const umcg_state_UMCG_NONE: umcg_state = 0;
 pub const umcg_state_UMCG_RUNNING: umcg_state = 1;

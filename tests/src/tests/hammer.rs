@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags};
 use scx_umcg::agent::bell::Bell;
+use scx_umcg::agent::near::{Machine, NEAR, Place};
 use scx_umcg::runfile::RunFile;
 use scx_umcg::shared::Mapping;
 use scx_umcg::status;
@@ -30,6 +31,7 @@ pub const TESTS: &[Test] = &[
     short("vm_hammer_ring_takes_each_once", "storm", 20, ring),
     short("vm_hammer_claim_has_one_holder", "storm", 15, claim),
     short("vm_hammer_sleep_loses_no_wake", "storm", 20, sleep),
+    short("vm_hammer_near_walks_nearest_first", "storm", 3, near),
 ];
 
 const OPS: u64 = 100_000;
@@ -388,4 +390,70 @@ pub fn blocked_now() -> Result<u64> {
         )
     });
     Ok(blocked.count() as u64)
+}
+
+/// 4 nodes of 2 LLCs of cores with 2 threads.
+fn made_up(cpus: usize) -> Machine {
+    let cores = cpus / 2;
+    let place = |cpu: usize| Place {
+        core: cpu % cores,
+        llc: cpu % cores * 8 / cores,
+        node: cpu % cores * 4 / cores,
+    };
+    let far = |from: usize| {
+        (0..4)
+            .map(|to| 10 + 5 * usize::abs_diff(from, to))
+            .collect()
+    };
+    Machine {
+        places: (0..cpus).map(|cpu| (cpu, place(cpu))).collect(),
+        distances: (0..4).map(|node| (node, far(node))).collect(),
+    }
+}
+
+/// BPF walks the very rows that the agent makes, on a machine of `cpus`: `known` others, all
+/// different, none nearer than one before; then any.
+fn walk(cpus: usize, known: usize) -> Result<()> {
+    let machine = made_up(cpus);
+    let mut object = MaybeUninit::uninit();
+    let mut skel = HammerSkelBuilder::default().open(&mut object)?;
+    let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
+    rodata.umcg_nr_cpus = cpus as u32;
+    for (cpu, row) in rodata.umcg_near.iter_mut().enumerate().take(cpus) {
+        *row = machine.row(cpu, cpus);
+    }
+    let skel = skel.load()?;
+    let prog = skel.progs.hammer_near.as_fd().try_clone_to_owned()?;
+    for cpu in 0..cpus {
+        let (mut seen, mut last) = (vec![false; cpus], 0);
+        for i in 0..NEAR.min(cpus - 1) {
+            let mut call = Call {
+                server: cpu as u32,
+                first: i as u32,
+                ..Call::default()
+            };
+            scx_umcg::agent::server::run_program(&prog, &mut call)?;
+            let other = call.done as usize;
+            ensure!(
+                other < cpus && other != cpu,
+                "CPU {cpu} looks at {other} as number {i}"
+            );
+            if i >= known {
+                continue;
+            }
+            let far = machine.distance(cpu, other);
+            ensure!(
+                !seen[other] && far >= last,
+                "CPU {cpu}: {other} twice, or nearer than the one before"
+            );
+            (seen[other], last) = (true, far);
+        }
+    }
+    Ok(())
+}
+
+fn near() -> Result<Verdict> {
+    walk(48, 47)?;
+    walk(96, 48)?;
+    Ok(Verdict::Ok)
 }
