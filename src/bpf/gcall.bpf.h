@@ -169,6 +169,7 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->member = idx;
 	t->left = 0;
 	t->ghost = 0;
+	t->leaving = 0;
 	t->base_ns = p->se.sum_exec_runtime;
 	call->me = member_id(m, idx);
 	__sync_fetch_and_add(&head->members, 1);
@@ -210,8 +211,12 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 	if (err)
 		return err;
 	if ((call->op == UMCG_CALL_ATTACH) != (tok.kind == UMCG_M_NONE))
-		return -EKEYREJECTED;
-	return register_with(call, p, t, &tok);
+		err = -EKEYREJECTED;
+	else
+		err = register_with(call, p, t, &tok);
+	if (err)
+		bell_back(tok.bell);
+	return err;
 }
 
 /* A wake of the server itself ends its wait for events, now or next time. */

@@ -57,6 +57,27 @@ struct {
 	__array(values, struct umcg_bell);
 } umcg_group_bells SEC(".maps");
 
+/*
+ * Not 0: the bell is promised to a token, or a server's. writers: the daemon before it
+ * issues the token; BPF makes it 0 when the server goes or could not register. Who finds
+ * 0 may lend it again: a server that has gone may still be rung, which wakes another one
+ * in vain. A token that was not used is taken back first, by who deletes it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UMCG_MAX_BELLS);
+	__type(key, u32);
+	__type(value, u32);
+} umcg_bells_lent SEC(".maps");
+
+static __always_inline void bell_back(u32 bell)
+{
+	u32 *lent = bpf_map_lookup_elem(&umcg_bells_lent, &bell);
+
+	if (lent)
+		WRITE_ONCE(*lent, 0);
+}
+
 struct umcg_token_key {
 	u64 half[2];
 };

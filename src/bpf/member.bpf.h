@@ -496,7 +496,8 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	void *truth;
 	u32 home;
 
-	if (!is_member(t))
+	/* Its own call to leave, and a change of its class by another thread. */
+	if (!is_member(t) || umcg_xchg(&t->leaving, 1))
 		return;
 	truth = truth_of(t);
 	m = truth ? member_at(truth, t->member) : NULL;
@@ -511,11 +512,13 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 		member_edge(m, FROM_ANY, UMCG_NONE, WAIT_FLAGS, now, &seen);
 		umcg_xchg(&m->held, 0);
 		home = m->home;
-		if (!worker)
+		if (!worker) {
 			server_gone(t, head, truth, m);
-		else if (!slot_give_back(truth, t, m, reason, 0, cpu, now) &&
-			 reason == UMCG_R_EXITED)
+			bell_back(m->bell);
+		} else if (!slot_give_back(truth, t, m, reason, 0, cpu, now) &&
+			   reason == UMCG_R_EXITED) {
 			notice = leave_notice(t, m, now);
+		}
 		m->kind = UMCG_M_NONE;
 		m->tid = 0;
 		umcg_xchg(&m->gen, m->gen + 1);

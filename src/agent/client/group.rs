@@ -14,7 +14,9 @@ use umcg::kernel::sys::Mapping;
 use crate::bpf_skel::BpfSkel;
 
 /// Tokens that a group may have outstanding; older ones are taken back.
-const MAX_TOKENS: usize = 4096;
+const MAX_TOKENS: usize = 1024;
+/// Bells of a group: for each server there may be, and as many that are about to register.
+const MAX_BELLS: usize = 2 * intf::umcg_group_limits_UMCG_GROUP_SERVERS as usize;
 const BELL_BYTES: u32 = 4096;
 
 /// What all groups share: the outer maps and the programs.
@@ -22,6 +24,7 @@ pub struct Outer {
     truths: OwnedFd,
     desks: OwnedFd,
     bells: OwnedFd,
+    lent: OwnedFd,
     tokens: OwnedFd,
     admin: OwnedFd,
     /// The program for clients.
@@ -38,6 +41,7 @@ impl Outer {
             truths: own(skel.maps.umcg_truths.as_fd())?,
             desks: own(skel.maps.umcg_desks.as_fd())?,
             bells: own(skel.maps.umcg_group_bells.as_fd())?,
+            lent: own(skel.maps.umcg_bells_lent.as_fd())?,
             tokens: own(skel.maps.umcg_tokens.as_fd())?,
             admin: own(skel.progs.umcg_admin.as_fd())?,
             client: own(skel.progs.umcg_client.as_fd())?,
@@ -86,7 +90,13 @@ pub struct Group {
     _desks: Mapping,
     secret: [u64; 2],
     tokens: VecDeque<[u64; 2]>,
-    bells: Vec<u32>,
+    bells: Vec<Lent>,
+}
+
+/// A bell that the group has, and the token that came with it.
+struct Lent {
+    number: u32,
+    token: [u64; 2],
 }
 
 fn check(ret: i32, what: &'static str) -> Result<()> {
@@ -161,10 +171,35 @@ fn set<T>(map: &OwnedFd, key: &[u8], value: &T) -> Result<()> {
     check(ret, "cannot update a map")
 }
 
-fn unset(map: &OwnedFd, key: &[u8]) {
-    // SAFETY: key lives through the call and has the map's key size. That it is not
-    // there any more is fine.
-    unsafe { sys::bpf_map_delete_elem(map.as_raw_fd(), key.as_ptr().cast()) };
+/// True if it was there.
+fn unset(map: &OwnedFd, key: &[u8]) -> bool {
+    // SAFETY: key lives through the call and has the map's key size.
+    unsafe { sys::bpf_map_delete_elem(map.as_raw_fd(), key.as_ptr().cast()) == 0 }
+}
+
+/// False: it is not there. `value` has the size of the map's values.
+fn get<T>(map: &OwnedFd, key: &[u8], value: &mut T) -> bool {
+    // SAFETY: key and value live through the call; the callers pass what the map's
+    // key and value sizes are.
+    unsafe {
+        sys::bpf_map_lookup_elem(
+            map.as_raw_fd(),
+            key.as_ptr().cast(),
+            (&raw mut *value).cast(),
+        ) == 0
+    }
+}
+
+/// Whether nobody has used `token` yet.
+fn is_unused(outer: &Outer, token: [u64; 2]) -> bool {
+    let mut value = [0u8; size_of::<intf::umcg_token>()];
+    get(&outer.tokens, &token_key(token), &mut value)
+}
+
+/// Whether bell `number` belongs to a token or a server, see group.bpf.h.
+fn is_lent(outer: &Outer, number: u32) -> bool {
+    let mut lent = 1u32;
+    !get(&outer.lent, &number.to_ne_bytes(), &mut lent) || lent != 0
 }
 
 fn token_key(token: [u64; 2]) -> [u8; 16] {
@@ -172,6 +207,35 @@ fn token_key(token: [u64; 2]) -> [u8; 16] {
     key[..8].copy_from_slice(&token[0].to_ne_bytes());
     key[8..].copy_from_slice(&token[1].to_ne_bytes());
     key
+}
+
+/// A ring buffer of its own as bell `number`.
+fn make_bell(outer: &Outer, number: u32) -> Result<OwnedFd> {
+    let opts = sys::bpf_map_create_opts {
+        sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,
+        ..Default::default()
+    };
+    // SAFETY: opts live through the call; the name is a C string.
+    let fd = unsafe {
+        sys::bpf_map_create(
+            sys::BPF_MAP_TYPE_RINGBUF,
+            c"umcg_app_bell".as_ptr(),
+            0,
+            0,
+            BELL_BYTES,
+            &raw const opts,
+        )
+    };
+    check(fd, "cannot make a ring buffer")?;
+    // SAFETY: fd was just made and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(&outer.bells, &number.to_ne_bytes(), &fd.as_raw_fd())?;
+    Ok(fd)
+}
+
+/// Frees the memory of bell `number`, which nobody has. Waits for an RCU period.
+pub fn forget_bell(outer: &Outer, number: u32) {
+    unset(&outer.bells, &number.to_ne_bytes());
 }
 
 impl Group {
@@ -257,37 +321,64 @@ impl Group {
         };
         set(&outer.tokens, &token_key(token), &value)?;
         self.tokens.push_back(token);
+        if self.tokens.len() > MAX_TOKENS {
+            // Most have been used.
+            self.tokens.retain(|&token| is_unused(outer, token));
+        }
         if self.tokens.len() > MAX_TOKENS
             && let Some(old) = self.tokens.pop_front()
+            && unset(&outer.tokens, &token_key(old))
+            && let Some(lent) = self.bells.iter().find(|lent| lent.token == old)
         {
-            unset(&outer.tokens, &token_key(old));
+            set(&outer.lent, &lent.number.to_ne_bytes(), &0u32)?;
         }
         Ok(token)
     }
 
-    /// Bell `number`, for a server that is about to register.
-    pub fn make_bell(&mut self, outer: &Outer, number: u32) -> Result<OwnedFd> {
-        let opts = sys::bpf_map_create_opts {
-            sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,
-            ..Default::default()
-        };
-        // SAFETY: opts live through the call; the name is a C string.
-        let fd = unsafe {
-            sys::bpf_map_create(
-                sys::BPF_MAP_TYPE_RINGBUF,
-                c"umcg_app_bell".as_ptr(),
-                0,
-                0,
-                BELL_BYTES,
-                &raw const opts,
-            )
-        };
-        check(fd, "cannot make a ring buffer")?;
-        // SAFETY: fd was just made and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        set(&outer.bells, &number.to_ne_bytes(), &fd.as_raw_fd())?;
-        self.bells.push(number);
-        Ok(fd)
+    /// Bells that it has now.
+    pub fn bells(&self) -> usize {
+        self.bells.len()
+    }
+
+    /// False: all its servers may have one, and as many more have been promised.
+    pub fn has_room_for_bell(&self) -> bool {
+        self.bells.len() < MAX_BELLS
+    }
+
+    /// Takes from it the bells of servers that have gone; when there are none and it has enough, that of
+    /// the oldest token that nobody has used.
+    pub fn take_back_bells(&mut self, outer: &Outer) -> Vec<u32> {
+        let mut back = Vec::new();
+        self.bells.retain(|lent| {
+            let keep = is_lent(outer, lent.number);
+            if !keep {
+                back.push(lent.number);
+            }
+            keep
+        });
+        if self.bells.len() >= MAX_BELLS {
+            let unused = |lent: &Lent| unset(&outer.tokens, &token_key(lent.token));
+            if let Some(at) = self.bells.iter().position(unused) {
+                back.push(self.bells.remove(at).number);
+            }
+        }
+        back
+    }
+
+    /// A right to register one server once, and its bell `number`.
+    pub fn issue_server(
+        &mut self,
+        outer: &Outer,
+        uid: u32,
+        tgid: i32,
+        number: u32,
+    ) -> Result<([u64; 2], OwnedFd)> {
+        let fd = make_bell(outer, number)?;
+        set(&outer.lent, &number.to_ne_bytes(), &1u32)?;
+        let kind = intf::umcg_member_kind_UMCG_M_SERVER;
+        let token = self.issue(outer, uid, tgid, kind, number)?;
+        self.bells.push(Lent { number, token });
+        Ok((token, fd))
     }
 
     /// Nobody is held any more. How many members it still has.
@@ -297,7 +388,7 @@ impl Group {
     }
 
     /// Takes it out of BPF's sight; when this returns nobody writes its maps any more.
-    /// The numbers of its bells are free again.
+    /// The numbers of its bells are free again, but for [`forget_bell`].
     pub fn close(self, outer: &Outer, next_gen: u32) -> Vec<u32> {
         let op = intf::umcg_admin_op_UMCG_ADMIN_CLOSE;
         if let Err(err) = outer.admin(op, self.number, next_gen) {
@@ -309,9 +400,6 @@ impl Group {
         for map in [&outer.truths, &outer.desks] {
             unset(map, &self.number.to_ne_bytes());
         }
-        for bell in &self.bells {
-            unset(&outer.bells, &bell.to_ne_bytes());
-        }
-        self.bells
+        self.bells.into_iter().map(|lent| lent.number).collect()
     }
 }

@@ -34,6 +34,10 @@ const MAX_PER_UID: usize = 256;
 const MAX_GROUPS_PER_UID: usize = 16;
 /// Records in the groups of one user.
 const MAX_RECORDS_PER_UID: u32 = 65536;
+/// Bells in the groups of one user.
+const MAX_BELLS_PER_UID: usize = 1024;
+/// How long nobody is let in when we have no file descriptor left.
+const NO_FDS: Duration = Duration::from_millis(20);
 /// How long a group's threads may take to leave it once its owners are gone.
 const DRAIN: Duration = Duration::from_secs(5);
 /// While a group ends: how often we look whether its threads have left.
@@ -59,6 +63,9 @@ struct Clients {
     /// Numbers that are free, the longest unused first.
     free: VecDeque<u32>,
     free_bells: VecDeque<u32>,
+    /// Free as well, but with a ring buffer in their places yet: each costs an RCU period
+    /// to forget, so it is one a turn.
+    stale_bells: VecDeque<u32>,
     gens: Vec<u32>,
     outer: Outer,
     full: bool,
@@ -88,6 +95,7 @@ fn socket_path() -> PathBuf {
 /// Listens for clients of `skel`'s groups until `stop`.
 pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Handle> {
     let path = socket_path();
+    socket::raise_fd_limit();
     let listener =
         socket::listen(&path).with_context(|| format!("client socket {}", path.display()))?;
     let over = Ringer::new()?;
@@ -102,6 +110,7 @@ pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Ha
         ending: Vec::new(),
         free: (1..intf::umcg_group_limits_UMCG_MAX_GROUPS).collect(),
         free_bells: (1..intf::umcg_group_limits_UMCG_MAX_BELLS).collect(),
+        stale_bells: VecDeque::new(),
         gens: vec![0; intf::umcg_group_limits_UMCG_MAX_GROUPS as usize],
         outer: Outer::new(skel, now_ns())?,
         full,
@@ -127,8 +136,12 @@ impl Clients {
             .into_iter()
             .chain(self.connections.iter().map(|c| c.sock.as_fd()))
             .collect();
-        let forever = self.ending.is_empty();
-        let ready = socket::poll(&fds, if forever { -1 } else { DRAIN_POLL_MS });
+        let timeout_ms = match (self.stale_bells.is_empty(), self.ending.is_empty()) {
+            (false, _) => 0,
+            (true, false) => DRAIN_POLL_MS,
+            (true, true) => -1,
+        };
+        let ready = socket::poll(&fds, timeout_ms);
         // Backwards: removing one leaves the indexes before it as they are.
         for index in (0..self.connections.len()).rev() {
             if ready[index + 2] && !self.serve(index) {
@@ -139,11 +152,22 @@ impl Clients {
             self.accept();
         }
         self.reap();
+        if let Some(bell) = self.stale_bells.pop_front() {
+            group::forget_bell(&self.outer, bell);
+            self.free_bells.push_back(bell);
+        }
     }
 
     fn accept(&mut self) {
-        let Some((sock, peer)) = socket::accept(&self.listener) else {
-            return;
+        let (sock, peer) = match socket::accept(&self.listener) {
+            Ok(Some(client)) => client,
+            Ok(None) => return,
+            Err(err) => {
+                // Who wants to connect stays in the queue: poll() would come back at once.
+                debug!("client: {err}");
+                std::thread::sleep(NO_FDS);
+                return;
+            }
         };
         let of_uid = self.connections.iter().filter(|c| c.peer.uid == peer.uid);
         if self.connections.len() >= MAX_CONNECTIONS || of_uid.count() >= MAX_PER_UID {
@@ -221,10 +245,17 @@ impl Clients {
             libc::ENOMEM
         })?;
         self.gens[number as usize] = gen_;
-        let answer = self.enter(&group)?;
-        self.groups[number as usize] = Some(group);
-        self.connections[index].group = Some(number);
-        Ok(answer)
+        match self.enter(&group) {
+            Ok(answer) => {
+                self.groups[number as usize] = Some(group);
+                self.connections[index].group = Some(number);
+                Ok(answer)
+            }
+            Err(errno) => {
+                self.forget(group);
+                Err(errno)
+            }
+        }
     }
 
     /// What a connection that belongs to `group` is told.
@@ -276,28 +307,65 @@ impl Clients {
         {
             return Err(libc::EINVAL);
         }
-        let mut reply = Reply::default();
-        let mut fds = Vec::new();
-        let mut bell = 0;
         if server {
-            let number = self.free_bells.pop_front().ok_or(libc::ENOSPC)?;
-            match group.make_bell(&self.outer, number) {
-                Ok(fd) => fds.push(fd),
-                Err(err) => {
-                    warn!("cannot make a bell: {err:#}");
-                    self.free_bells.push_back(number);
-                    return Err(libc::ENOMEM);
-                }
-            }
-            bell = number;
+            return self.server_token(number, peer);
         }
+        let mut reply = Reply::default();
         for token in reply.tokens.iter_mut().take(request.count as usize) {
             *token = group
-                .issue(&self.outer, peer.uid, peer.pid, request.kind, bell)
+                .issue(&self.outer, peer.uid, peer.pid, request.kind, 0)
                 .map_err(|_| libc::ENOSPC)?;
             reply.count += 1;
         }
-        Ok((reply, fds))
+        Ok((reply, Vec::new()))
+    }
+
+    /// A right to register a server in group `number`, with its bell.
+    fn server_token(&mut self, number: u32, peer: Peer) -> Answer {
+        let group = self.groups[number as usize].as_mut().ok_or(libc::ENOENT)?;
+        self.stale_bells.extend(group.take_back_bells(&self.outer));
+        let bell = match self.free_bell(number, peer.uid) {
+            Ok(bell) => bell,
+            Err(_) => {
+                for group in self.groups.iter_mut().flatten() {
+                    if group.uid == peer.uid {
+                        self.stale_bells.extend(group.take_back_bells(&self.outer));
+                    }
+                }
+                self.free_bell(number, peer.uid)?
+            }
+        };
+        let group = self.groups[number as usize].as_mut().ok_or(libc::ENOENT)?;
+        match group.issue_server(&self.outer, peer.uid, peer.pid, bell) {
+            Ok((token, fd)) => {
+                let mut reply = Reply {
+                    count: 1,
+                    ..Reply::default()
+                };
+                reply.tokens[0] = token;
+                Ok((reply, vec![fd]))
+            }
+            Err(err) => {
+                warn!("cannot make a bell: {err:#}");
+                self.stale_bells.push_back(bell);
+                Err(libc::ENOMEM)
+            }
+        }
+    }
+
+    /// A bell that nobody has, for group `number` of user `uid`.
+    fn free_bell(&mut self, number: u32, uid: u32) -> Result<u32, i32> {
+        let group = self.groups[number as usize].as_ref().ok_or(libc::ENOENT)?;
+        let ending = self.ending.iter().map(|(group, _)| group);
+        let mine = self.groups.iter().flatten().chain(ending);
+        let bells: usize = mine.filter(|g| g.uid == uid).map(Group::bells).sum();
+        if !group.has_room_for_bell() || bells >= MAX_BELLS_PER_UID {
+            return Err(libc::EDQUOT);
+        }
+        let stale = self.stale_bells.pop_back();
+        stale
+            .or_else(|| self.free_bells.pop_front())
+            .ok_or(libc::ENOSPC)
     }
 
     fn hang_up(&mut self, index: usize) {
@@ -331,9 +399,8 @@ impl Clients {
     fn forget(&mut self, group: Group) {
         let number = group.number;
         self.gens[number as usize] = group.gen_.wrapping_add(1);
-        for bell in group.close(&self.outer, self.gens[number as usize]) {
-            self.free_bells.push_back(bell);
-        }
+        let bells = group.close(&self.outer, self.gens[number as usize]);
+        self.stale_bells.extend(bells);
         self.free.push_back(number);
     }
 

@@ -26,6 +26,20 @@ pub enum Received {
     Message(Vec<u8>),
 }
 
+/// As many file descriptors as we may have: connections and groups take some each.
+pub fn raise_fd_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: limit lives through the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: as above. Where it fails there are fewer clients, see accept().
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 /// A listening socket at `path`, for everybody: who may do what is judged later.
 pub fn listen(path: &Path) -> Result<OwnedFd> {
     if let Some(dir) = path.parent() {
@@ -80,14 +94,18 @@ pub fn poll(fds: &[BorrowedFd<'_>], timeout_ms: i32) -> Vec<bool> {
     polls.iter().map(|poll| poll.revents != 0).collect()
 }
 
-/// The next one who wants to connect.
-pub fn accept(listener: &OwnedFd) -> Option<(OwnedFd, Peer)> {
+/// The next one who wants to connect; an error if there is one whom we have no means for.
+pub fn accept(listener: &OwnedFd) -> io::Result<Option<(OwnedFd, Peer)>> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let null = std::ptr::null_mut();
     // SAFETY: no address is asked for.
     let fd = unsafe { libc::accept4(listener.as_raw_fd(), null, null.cast(), flags) };
     if fd < 0 {
-        return None;
+        let err = io::Error::last_os_error();
+        return match err.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(err),
+            _ => Ok(None),
+        };
     }
     // SAFETY: fd was just made and nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -107,13 +125,13 @@ pub fn accept(listener: &OwnedFd) -> Option<(OwnedFd, Peer)> {
             &raw mut size,
         )
     };
-    (ret == 0).then_some((
+    Ok((ret == 0).then_some((
         fd,
         Peer {
             uid: cred.uid,
             pid: cred.pid,
         },
-    ))
+    )))
 }
 
 /// One message; file descriptors that come with it are not taken.

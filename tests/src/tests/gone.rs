@@ -1,11 +1,13 @@
 //! Members and servers that go away, over the daemon, as nobody.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use umcg::backend::Backend;
+use umcg::kernel::proto::{self, Op, Request};
 use umcg::kernel::sys;
 use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Kind, Reason};
 
@@ -22,6 +24,7 @@ pub const TESTS: &[Test] = &[
         10,
         short_timeout,
     ),
+    short("vm_group_bells_come_back", "group", 10, bells),
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -177,4 +180,35 @@ fn short_timeout() -> Result<Verdict> {
 fn exits() -> Result<Verdict> {
     in_client(rescued)?;
     in_client(killed_while_waiting)
+}
+
+/// More often than a group may have bells: a server comes and goes; a right to be one is
+/// asked for and never used.
+fn many_servers() -> Result<()> {
+    const TIMES: u32 = 150;
+    let group = client::group(8)?;
+    for time in 0..TIMES {
+        let me = group
+            .register(Kind::Server, 0, &mut |_| {})
+            .with_context(|| format!("server {time}"))?;
+        group.unregister(me)?;
+    }
+    let errno = |errno: i32| std::io::Error::from_raw_os_error(errno);
+    let sock = sys::connect(Path::new(proto::SOCKET)).map_err(errno)?;
+    let mut create = Request::new(Op::Create);
+    create.max_members = 8;
+    sys::ask(&sock, &create).map_err(errno)?;
+    let mut right = Request::new(Op::Tokens);
+    (right.kind, right.count) = (umcg::intf::umcg_member_kind_UMCG_M_SERVER, 1);
+    for time in 0..TIMES {
+        let asked = sys::ask(&sock, &right).map_err(errno);
+        asked.with_context(|| format!("right {time}"))?;
+    }
+    let me = group.register(Kind::Server, 0, &mut |_| {})?;
+    group.unregister(me)?;
+    Ok(())
+}
+
+fn bells() -> Result<Verdict> {
+    in_client(many_servers)
 }
