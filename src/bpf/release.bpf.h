@@ -97,7 +97,7 @@ __weak int urgent_sweep(u64 dsq)
 	int left = READ_ONCE(umcg_urgent_look);
 	struct task_struct *p;
 
-	bpf_rcu_read_lock();	/* the verifier takes it for a part of umcg_init */
+	bpf_rcu_read_lock();	/* as in server_send() */
 	bpf_for_each(scx_dsq, p, dsq, 0) {
 		if (--left < 0)
 			break;
@@ -134,7 +134,7 @@ __weak int release_one(u32 idx, u64 now, u64 late)
 	struct bpf_iter_scx_dsq it;
 	int done = 0;
 
-	bpf_rcu_read_lock();	/* as in urgent_sweep() */
+	bpf_rcu_read_lock();	/* as in server_send() */
 	if (!bpf_iter_scx_dsq_new(&it, THROTTLE(idx), 0))
 		done = release_first(&it, now, late, paid);
 	bpf_iter_scx_dsq_destroy(&it);

@@ -73,6 +73,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 	late = o->oldest_ns * 3 / 4;
 	late = now - (late > relief_budget() ? late : relief_budget());
 
+	bpf_rcu_read_lock();	/* as in server_send() */
 	bpf_for_each(scx_dsq, p, PARK(cpu), 0) {
 		struct umcg_task *t;
 		u64 parked;
@@ -93,6 +94,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 		t->rescued = 1;
 		moved++;
 	}
+	bpf_rcu_read_unlock();
 	o->oldest_ns = now - oldest;
 	if (moved <= 0)
 		return;

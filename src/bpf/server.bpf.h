@@ -130,6 +130,7 @@ static __always_inline void server_send(s32 cpu)
 {
 	struct task_struct *p;
 
+	bpf_rcu_read_lock();	/* before 6.18 the verifier takes the timer for a part of umcg_init */
 	bpf_for_each(scx_dsq, p, SERVER(cpu), 0) {
 		s32 seat = scx_bpf_task_cpu(p);
 
@@ -140,6 +141,7 @@ static __always_inline void server_send(s32 cpu)
 		}
 		break;
 	}
+	bpf_rcu_read_unlock();
 }
 
 /* Asked of a staged policy: a keyed one is never waited for. */
