@@ -83,6 +83,9 @@ pub fn features() -> Vec<Feature> {
                 true, "puts workers on their CPU; needs Linux 6.13 or newer"),
         feature("migration-disabled tasks", compat::read_enum("scx_ops_flags", "SCX_OPS_ENQ_MIGRATION_DISABLED").is_ok(),
                 true, "without it such tasks escape every policy"),
+        feature("kfunc prototypes", compat::malformed_scx_kfuncs().is_empty(), true,
+                "a pahole before 1.26 left hidden arguments in this kernel's BTF, with which no scheduler loads; \
+                 another build of it is needed"),
         feature("dsq_peek", ksym("scx_bpf_dsq_peek"), false, "else the head of a queue is found by an iterator"),
         feature("task_set_slice", ksym("scx_bpf_task_set_slice"), false, "else slices are written directly"),
         feature("ext server", field("rq", "ext_server"), false,

@@ -11,6 +11,10 @@ use crate::proc::{self, say};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SUITES: [&str; 2] = ["trixie-backports", "trixie"];
 
+/// Series that are looked for in sid as well: the BTF of trixie-backports' 7.2 was made by a
+/// pahole before 1.26, and no scheduler of scx loads with it.
+const FROM_SID: [&str; 1] = ["7.2"];
+
 /// Names under which the main Debian archive offers its releases.
 const RELEASES: [&str; 9] = [
     "bookworm",
@@ -32,8 +36,8 @@ pub struct PrivateApt {
 }
 
 impl PrivateApt {
-    /// Writes the configuration; does not go to the network.
-    pub fn new(cache: &Path) -> Result<Self> {
+    /// Writes the configuration for kernels of `series`; does not go to the network.
+    pub fn new(cache: &Path, series: &str) -> Result<Self> {
         let top = cache.join("apt");
         let uri = archive_uri(&host_sources())?;
         for sub in ["lists/partial", "cache/archives/partial", "parts"] {
@@ -41,7 +45,7 @@ impl PrivateApt {
                 .with_context(|| format!("cannot create: {}", top.join(sub).display()))?;
         }
         fs::write(top.join("status"), "")?;
-        fs::write(top.join("sources.list"), sources_list(&uri))?;
+        fs::write(top.join("sources.list"), sources_list(&uri, series))?;
         let conf = top.join("apt.conf");
         fs::write(&conf, apt_conf(&top, &host_proxies()))?;
         Ok(Self { conf, uri })
@@ -106,10 +110,15 @@ impl PrivateApt {
     }
 }
 
-fn sources_list(uri: &str) -> String {
-    SUITES
+fn sources_list(uri: &str, series: &str) -> String {
+    let mut list = SUITES
         .map(|suite| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n"))
-        .concat()
+        .concat();
+    if FROM_SID.contains(&series) {
+        // Some mirrors bring sid late. It is signed all the same.
+        list += &format!("deb [signed-by={KEYRING} check-valid-until=no] {uri} sid main\n");
+    }
+    list
 }
 
 fn apt_conf(top: &Path, proxies: &str) -> String {
@@ -354,6 +363,7 @@ Components: main
         ] {
             assert!(conf.contains(part), "{part} not in {conf}");
         }
-        assert_eq!(sources_list("U").lines().count(), SUITES.len());
+        assert_eq!(sources_list("U", "7.3").lines().count(), SUITES.len());
+        assert!(sources_list("U", "7.2").ends_with("U sid main\n"));
     }
 }

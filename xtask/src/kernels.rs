@@ -56,7 +56,7 @@ pub fn ensure(cache: &Path, series: &str) -> Result<PathBuf> {
     if let Some(vmlinuz) = unpacked(cache, series) {
         return Ok(vmlinuz);
     }
-    let apt = PrivateApt::new(cache)?;
+    let apt = PrivateApt::new(cache, series)?;
     say(format_args!(
         "kernel {series}: fetching it from {}",
         apt.uri()
