@@ -73,6 +73,13 @@ pub fn sleepers(n: usize) -> Result<Vec<i32>> {
     (0..n).map(|_| sleeper()).collect()
 }
 
+/// Ends some of them.
+pub fn end(sleepers: Vec<i32>) {
+    for pid in sleepers {
+        drop(Spinner { pid });
+    }
+}
+
 fn sleeper() -> Result<i32> {
     // SAFETY: this program has one thread; the child spins and sleeps.
     let pid = unsafe { libc::fork() };

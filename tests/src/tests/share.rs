@@ -241,7 +241,7 @@ fn page_faults() -> Result<Verdict> {
         let hogs = Hog::default().start_many(2)?;
         // No program may start meanwhile: on the guest's virtiofs an open of libc drops
         // its cached pages, those of the agent too.
-        load::sleepers(12)?;
+        let sleepers = load::sleepers(12)?;
         std::thread::sleep(Duration::from_secs(2));
         let (before, turns) = (faults(sched.pid())?, sched.counter("activations")?);
         // Until the servers were at work for some time, however fast the machine is.
@@ -264,7 +264,9 @@ fn page_faults() -> Result<Verdict> {
             grown == 0,
             "{name}: {grown} page faults of the agent in the steady state"
         );
+        // Beside them the agent would take 10 s to end.
         drop(hogs);
+        load::end(sleepers);
         sched.stop()?;
     }
     Ok(Verdict::Ok)
