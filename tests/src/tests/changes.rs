@@ -11,7 +11,12 @@ use super::{Test, timed};
 use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
 use crate::load::{self, Hog, Spinner, shares};
 
-pub const TESTS: &[Test] = &[timed("vm_what_changes_is_so", "see", 35, what_changes)];
+pub const TESTS: &[Test] = &[timed(
+    "vm_what_changes_is_so",
+    "see,newest",
+    35,
+    what_changes,
+)];
 
 /// What a command prints, trimmed; a failure is what it says then.
 fn said(command: &[&str]) -> Result<String> {

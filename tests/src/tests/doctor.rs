@@ -17,17 +17,27 @@ use crate::harness::{Sched, Verdict, adopt, sibling, wait_until};
 use crate::load::Hog;
 
 pub const TESTS: &[Test] = &[
-    short("vm_doctor_pid_explains_each_state", "see", 15, each_state),
-    short("vm_doctor_pid_names_refused_takes", "see", 15, refusals),
+    short(
+        "vm_doctor_pid_explains_each_state",
+        "see,newest",
+        15,
+        each_state,
+    ),
+    short(
+        "vm_doctor_pid_names_refused_takes",
+        "see,newest",
+        15,
+        refusals,
+    ),
     short(
         "vm_doctor_pid_knows_groups_and_limits",
-        "see",
+        "see,newest",
         12,
         held_back,
     ),
     short(
         "vm_doctor_pid_refuses_what_is_no_worker",
-        "see",
+        "see,newest",
         12,
         no_worker,
     ),

@@ -27,7 +27,12 @@ pub const TESTS: &[Test] = &[
     short("vm_group_hostile_desk", "group", 15, hostile),
     short("vm_group_teardown_leaves_no_map", "group", 10, teardown),
     short("vm_group_partial_mode", "group", 20, partial),
-    short("vm_group_hand_off_cost", "cost,icount,cpus=1", 30, cost),
+    short(
+        "vm_group_hand_off_cost",
+        "cost,newest,icount,cpus=1",
+        30,
+        cost,
+    ),
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);

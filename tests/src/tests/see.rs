@@ -12,11 +12,16 @@ use crate::load::{self, Hog};
 pub const TESTS: &[Test] = &[
     short(
         "vm_status_shows_longest_wait_and_rescued",
-        "see",
+        "see,newest",
         12,
         longest_wait,
     ),
-    timed("vm_wait_histograms_tell_tiers_apart", "see", 25, histograms),
+    timed(
+        "vm_wait_histograms_tell_tiers_apart",
+        "see,newest",
+        25,
+        histograms,
+    ),
 ];
 
 /// Two hogs on CPU 0 in strict order: the one with the higher thread id starves.

@@ -28,6 +28,14 @@ pub struct Boot {
     pub tests: Vec<VmTest>,
 }
 
+impl Boot {
+    /// Without `--full` and `--kernel` on the newest kernel alone: what these tests are about
+    /// does not change with the kernel, and the gate runs them on all.
+    pub fn is_for_newest(&self) -> bool {
+        self.word.split(',').any(|part| part == "newest")
+    }
+}
+
 /// Reads the list; keeps tests whose name contains `filter`, in boots by first appearance.
 pub fn parse(list: &str, filter: Option<&str>) -> Result<Vec<Boot>> {
     let mut boots: Vec<Boot> = Vec::new();
@@ -111,6 +119,12 @@ mod tests {
             (2, vec!["vm_a", "vm_ab"], vec!["vm_b"])
         );
         assert_eq!(timeout(&boots[0].tests), Duration::from_secs(13 * 4 + 120));
+    }
+
+    #[test]
+    fn is_for_newest_by_label() {
+        let boots = parse("vm_a newest,icount 1\nvm_b newests 1\n", None).unwrap();
+        assert!(boots[0].is_for_newest() && !boots[1].is_for_newest());
     }
 
     #[test]
