@@ -132,10 +132,7 @@ fn configure(
     rodata.umcg_partial = args.partial;
     rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
-    let machine = Machine::this();
-    for (cpu, row) in rodata.umcg_near.iter_mut().enumerate().take(nr_cpus) {
-        *row = machine.row(cpu, nr_cpus);
-    }
+    Machine::this().fill(&mut rodata.umcg_near, nr_cpus);
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
             *word |= 1 << (cpu % 64);

@@ -77,8 +77,15 @@ impl Machine {
         }
     }
 
+    /// The table of a machine with `nr_cpus` CPUs: a row for each.
+    pub fn fill(&self, table: &mut [[u16; NEAR]], nr_cpus: usize) {
+        for (cpu, row) in table.iter_mut().enumerate().take(nr_cpus) {
+            *row = self.row(cpu, nr_cpus);
+        }
+    }
+
     /// The others of `cpu`, nearest first, of `nr_cpus` in all; the rest of the row is unused.
-    pub fn row(&self, cpu: usize, nr_cpus: usize) -> [u16; NEAR] {
+    fn row(&self, cpu: usize, nr_cpus: usize) -> [u16; NEAR] {
         let mut others: Vec<usize> = (1..nr_cpus).map(|step| (cpu + step) % nr_cpus).collect();
         // Stable: equals stay in the order of their numbers from `cpu` on.
         others.sort_by_key(|&other| self.distance(cpu, other));

@@ -108,6 +108,7 @@ fn set_class(class: i32) {
 }
 
 /// A process that runs and sleeps in turn, with a timer slack of 1 ns.
+#[derive(Clone, Copy, Default)]
 pub struct Napper {
     /// The only CPU that it may use.
     pub cpu: usize,

@@ -345,7 +345,7 @@ impl Group {
         self.bells.len() < MAX_BELLS
     }
 
-    /// Takes from it the bells of servers that have gone; when there are none and it has enough, that of
+    /// Takes from it the bells of servers that have gone; when it has no room then, that of
     /// the oldest token that nobody has used.
     pub fn take_back_bells(&mut self, outer: &Outer) -> Vec<u32> {
         let mut back = Vec::new();
@@ -356,7 +356,7 @@ impl Group {
             }
             keep
         });
-        if self.bells.len() >= MAX_BELLS {
+        if !self.has_room_for_bell() {
             let unused = |lent: &Lent| unset(&outer.tokens, &token_key(lent.token));
             if let Some(at) = self.bells.iter().position(unused) {
                 back.push(self.bells.remove(at).number);

@@ -138,10 +138,9 @@ fn short_sleeper() -> Result<Verdict> {
     .start()?;
     let sleeper = load::Napper {
         cpu: 0,
-        nice: 0,
         work: Duration::from_micros(200),
         sleep: Duration::from_micros(10),
-        class: 0,
+        ..load::Napper::default()
     }
     .start()?;
     std::thread::sleep(Duration::from_millis(500));

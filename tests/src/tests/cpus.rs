@@ -476,10 +476,9 @@ fn frequency() -> Result<Verdict> {
     // Half of the time: 5 ms of work, 5 ms of sleep.
     let half = load::Napper {
         cpu: 1,
-        nice: 0,
         work: Duration::from_millis(5),
         sleep: Duration::from_millis(5),
-        class: 0,
+        ..load::Napper::default()
     }
     .start()?;
     std::thread::sleep(Duration::from_millis(500));

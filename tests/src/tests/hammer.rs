@@ -419,9 +419,7 @@ fn walk(cpus: usize, known: usize) -> Result<()> {
     let mut skel = HammerSkelBuilder::default().open(&mut object)?;
     let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
     rodata.umcg_nr_cpus = cpus as u32;
-    for (cpu, row) in rodata.umcg_near.iter_mut().enumerate().take(cpus) {
-        *row = machine.row(cpu, cpus);
-    }
+    machine.fill(&mut rodata.umcg_near, cpus);
     let skel = skel.load()?;
     let prog = skel.progs.hammer_near.as_fd().try_clone_to_owned()?;
     for cpu in 0..cpus {

@@ -265,7 +265,7 @@ fn debt() -> Result<Verdict> {
         nice: 19,
         work: Duration::from_millis(3),
         sleep: Duration::from_micros(1),
-        class: 0,
+        ..load::Napper::default()
     }
     .start()?;
     std::thread::sleep(Duration::from_millis(500));

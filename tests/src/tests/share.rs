@@ -91,10 +91,10 @@ fn preemptions(sched: &Sched, hog: i32, sleeper: i32) -> Result<f64> {
     .start()?;
     let sleeper = load::Napper {
         cpu: 0,
-        nice: 0,
         work: Duration::from_micros(100),
         sleep: Duration::from_millis(5),
         class: sleeper,
+        ..load::Napper::default()
     }
     .start()?;
     let count =

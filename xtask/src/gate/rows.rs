@@ -179,6 +179,7 @@ pub const ROWS: &[Row] = &[
             "vm_group_teardown_leaves_no_map",
             "vm_group_bells_come_back",
             "vm_group_daemon_restarts_unprivileged",
+            "vm_group_hand_off_cost",
         ],
         ejections: 0,
     },
@@ -188,6 +189,7 @@ pub const ROWS: &[Row] = &[
         tests: &[
             "vm_status_shows_longest_wait_and_rescued",
             "vm_doctor_pid_explains_each_state",
+            "vm_doctor_pid_names_refused_takes",
             "vm_doctor_pid_knows_groups_and_limits",
             "vm_doctor_pid_refuses_what_is_no_worker",
             "vm_wait_histograms_tell_tiers_apart",
