@@ -11,6 +11,7 @@ pub mod cli;
 pub mod counters;
 pub mod doctor;
 pub mod exit;
+pub mod groups;
 pub mod kernel;
 pub mod runfile;
 pub mod shared;

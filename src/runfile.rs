@@ -21,6 +21,8 @@ pub struct MapIds {
     pub servers: u32,
     /// Per-CPU records.
     pub cpus: u32,
+    /// The map of the truth maps of application groups.
+    pub groups: u32,
 }
 
 /// What `status` has to know.

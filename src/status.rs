@@ -15,6 +15,7 @@ use umcg::word::{self, State, Word};
 use crate::agent::server::now_ns;
 use crate::counters::{COUNTERS, index};
 use crate::exit::{Exit, Failure};
+use crate::groups::{self, GroupStatus};
 use crate::kernel;
 use crate::runfile::RunFile;
 use crate::shared::{Mapping, Shared};
@@ -132,6 +133,8 @@ pub struct Status {
     pub rescued: Rescued,
     /// Per CPU.
     pub cpus: Vec<CpuStatus>,
+    /// Of applications.
+    pub groups: Vec<GroupStatus>,
     /// How long workers waited for a CPU since it attached, by tier.
     pub waits: BTreeMap<&'static str, TierWaits>,
     /// All counters by name.
@@ -329,6 +332,7 @@ pub fn read() -> Result<Status> {
         cpus: (scan.cpus.iter().enumerate())
             .map(|(cpu, &waits)| cpu_status(&shared, cpu, waits))
             .collect(),
+        groups: groups::read(file.maps.groups)?,
         waits: (TIERS.iter().enumerate())
             .map(|(tier, name)| (*name, (&shared.waits(tier)).into()))
             .collect(),
@@ -390,6 +394,24 @@ impl Status {
             println!(
                 "{:>4} {:>8} {:>8} {:>8.1}ms {:>7} {:>7}  {}",
                 c.cpu, c.running, c.waiting, c.longest_wait_ms, c.unread, c.staged, c.server
+            );
+        }
+        if !self.groups.is_empty() {
+            println!(
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>6}  name",
+                "group", "uid", "servers", "idle", "workers", "share"
+            );
+        }
+        for g in &self.groups {
+            println!(
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>5}%  {}",
+                g.group,
+                g.uid,
+                g.servers,
+                g.idle,
+                format!("{}/{}", g.workers, g.capacity),
+                g.share,
+                g.name
             );
         }
     }

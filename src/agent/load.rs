@@ -220,6 +220,7 @@ impl Loaded<'_> {
             workers: maps.umcg_workers.info()?.info.id,
             servers: maps.umcg_servers.info()?.info.id,
             cpus: maps.bss_cpus.info()?.info.id,
+            groups: maps.umcg_truths.info()?.info.id,
         })
     }
 

@@ -171,6 +171,7 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->ghost = 0;
 	t->leaving = 0;
 	t->base_ns = p->se.sum_exec_runtime;
+	t->share = head->share == 100 ? 0 : head->share;
 	call->me = member_id(m, idx);
 	__sync_fetch_and_add(&head->members, 1);
 	if (tok->kind == UMCG_M_SERVER)

@@ -197,7 +197,7 @@ struct umcg_group {
 	u64 epoch;		/* of this load of the scheduler; calls must name it; 0 = over */
 	u32 gen;		/* of the group number */
 	u32 capacity;		/* records, header included */
-	u32 flags;		/* enum umcg_group_flags */
+	u32 share;		/* of its slots, in percent of a thread's weight, 1..10000 */
 	u32 full;		/* 0: partial mode, members must be SCHED_EXT */
 	u64 servers;		/* bit (index - 1): registered */
 	u64 idle;		/* bit (index - 1): waits for an event */
@@ -205,11 +205,9 @@ struct umcg_group {
 	u32 cursor;		/* where to look for a free worker record */
 	u32 members;		/* registered now */
 	u64 shared;		/* edges to RUNNING beside another of that server: a bug */
-	u64 pad[15];
-};
-
-enum umcg_group_flags {
-	UMCG_G_PREEMPT = 1,	/* a wake-up preempts when no server is idle */
+	u32 uid;		/* who made it */
+	u8 name[32];		/* for people, ends with 0 */
+	u32 pad[21];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */

@@ -44,7 +44,9 @@ static __always_inline bool terms_valid(const struct umcg_worker *w)
 	return READ_ONCE(w->told_gen) == w->gen;
 }
 
-/* In units of 1 / WEIGHT_ONE: by nice, by the agent's terms, by the cgroup. */
+#define WEIGHT_MAX 1000000		/* times WEIGHT_ONE it fits into 32 bits */
+
+/* In units of 1 / WEIGHT_ONE: by nice, by the agent's terms, its group's share, the cgroup. */
 static __always_inline u32 worker_weight(const struct task_struct *p,
 					 const struct umcg_task *t,
 					 const struct umcg_worker *w)
@@ -52,8 +54,13 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 	u64 weight = p->scx.weight;
 	u32 pct = terms_valid(w) ? READ_ONCE(w->weight_pct) : 0;
 
-	if (pct)
+	if (pct && pct != 100)
 		weight = weight * (pct > 10000 ? 10000 : pct) / 100;
+	if (t->share) {
+		weight = weight * t->share / 100;
+		if (weight > WEIGHT_MAX)
+			weight = WEIGHT_MAX;
+	}
 	weight = (weight ? weight : 1) * WEIGHT_ONE;
 	return t->cgroup ? cgroup_scale(t, weight) : weight;
 }
@@ -69,7 +76,9 @@ static __always_inline void weight_show(struct umcg_worker *w, struct umcg_cpu *
 /* CPU time in virtual time: a worker of nice 0 in the root needs as much. */
 static __always_inline u64 weighted(u64 ns, u32 weight)
 {
-	return ns * (100 * WEIGHT_ONE) / (weight ?: 100 * WEIGHT_ONE);
+	if (weight == 100 * WEIGHT_ONE || !weight)
+		return ns;
+	return ns * (100 * WEIGHT_ONE) / weight;
 }
 
 static __always_inline u64 worker_slice(const struct umcg_worker *w)

@@ -505,6 +505,7 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	/* First: preempted from here on it is not held, where nobody would find it. */
 	t->ghost = 0;
 	t->left = 0;
+	t->share = 0;
 	WRITE_ONCE(t->kind, UMCG_K_WORKER);
 	barrier();
 	if (m && head && t->member) {

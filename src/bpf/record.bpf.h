@@ -59,6 +59,7 @@ struct umcg_task {
 	u32 member;		/* its index there; 0 in a thread that only attached */
 	u32 left;		/* server whose slot it has just given up */
 	u32 leaving;		/* who makes it 1 takes it out of its group */
+	u32 share;		/* its group's, in percent; 0 = 100 */
 	u64 base_ns;		/* CPU time before it was registered */
 };
 

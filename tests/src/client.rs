@@ -16,7 +16,8 @@ use umcg::{Event, GroupConfig, Id, Kind, Reason};
 
 use crate::harness::adopt;
 
-const NOBODY: u32 = 65534;
+/// The user that clients are.
+pub const NOBODY: u32 = 65534;
 
 /// Makes a group for `max_members`.
 pub fn group(max_members: u32) -> Result<Arc<KernelGroup>> {

@@ -46,11 +46,13 @@ fn beside_a_hog(way: Way) -> umcg::Result<(u64, u64)> {
         }
     });
     let polite = thread::spawn({
-        let (group, stop) = (group.clone(), stop.clone());
+        let (group, stop, hog_id) = (group.clone(), stop.clone(), hog_id.clone());
         move || {
             let mut me = group.register_worker(1).expect("a worker");
-            for _ in 0..TURNS {
+            let mut turns = 0;
+            while turns < TURNS {
                 me.yield_now().expect("it is run again");
+                turns += u64::from(hog_id.load(Relaxed) != 0); // beside the hog
             }
             stop.store(true, Relaxed);
         }

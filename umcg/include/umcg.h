@@ -79,7 +79,7 @@ struct umcg_config {
 	uint32_t size;
 	uint32_t flags;
 	uint32_t max_members;	/* 1024; at most 65535 */
-	uint32_t share;		/* 100: one normal thread per server */
+	uint32_t share;		/* weight of each server, 1..10000 percent of a thread's; above 100 for root */
 	uint32_t idle;		/* UMCG_IDLE_* */
 	uint32_t preempt_signal; /* forces a worker off in futex-only mode; 0 = none */
 	const char *name;	/* at most 31 bytes */

@@ -103,6 +103,8 @@ impl Home {
         let futex = FutexGroup::open(fd, Why::NoDaemon)?;
         let config = GroupConfig {
             max_members: futex.book().max_members(),
+            name: futex.book().name(),
+            share: futex.book().header().share.load(Relaxed),
             ..GroupConfig::default()
         };
         let home = Self::over(futex, config);

@@ -644,7 +644,7 @@ pub struct umcg_group {
     pub epoch: u64_,
     pub gen_: u32_,
     pub capacity: u32_,
-    pub flags: u32_,
+    pub share: u32_,
     pub full: u32_,
     pub servers: u64_,
     pub idle: u64_,
@@ -652,7 +652,9 @@ pub struct umcg_group {
     pub cursor: u32_,
     pub members: u32_,
     pub shared: u64_,
-    pub pad: [u64_; 15usize],
+    pub uid: u32_,
+    pub name: [u8_; 32usize],
+    pub pad: [u32_; 21usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -664,7 +666,7 @@ const _: () = {
     ["Offset of field: umcg_group::gen_"][::std::mem::offset_of!(umcg_group, gen_) - 16usize];
     ["Offset of field: umcg_group::capacity"]
         [::std::mem::offset_of!(umcg_group, capacity) - 20usize];
-    ["Offset of field: umcg_group::flags"][::std::mem::offset_of!(umcg_group, flags) - 24usize];
+    ["Offset of field: umcg_group::share"][::std::mem::offset_of!(umcg_group, share) - 24usize];
     ["Offset of field: umcg_group::full"][::std::mem::offset_of!(umcg_group, full) - 28usize];
     ["Offset of field: umcg_group::servers"][::std::mem::offset_of!(umcg_group, servers) - 32usize];
     ["Offset of field: umcg_group::idle"][::std::mem::offset_of!(umcg_group, idle) - 40usize];
@@ -672,10 +674,10 @@ const _: () = {
     ["Offset of field: umcg_group::cursor"][::std::mem::offset_of!(umcg_group, cursor) - 56usize];
     ["Offset of field: umcg_group::members"][::std::mem::offset_of!(umcg_group, members) - 60usize];
     ["Offset of field: umcg_group::shared"][::std::mem::offset_of!(umcg_group, shared) - 64usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 72usize];
+    ["Offset of field: umcg_group::uid"][::std::mem::offset_of!(umcg_group, uid) - 72usize];
+    ["Offset of field: umcg_group::name"][::std::mem::offset_of!(umcg_group, name) - 76usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 108usize];
 };
-pub const umcg_group_flags_UMCG_G_PREEMPT: umcg_group_flags = 1;
-pub type umcg_group_flags = ::std::os::raw::c_uint;
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;
 pub const umcg_call_op_UMCG_CALL_WAKE: umcg_call_op = 3;

@@ -107,8 +107,9 @@ pub struct GroupConfig {
     pub idle: Idle,
     /// How a worker is forced off without the kernel's help.
     pub preempt: Preempt,
-    /// The group's part of the machine, 1..=10000, 100 = that of one normal thread per
-    /// server. Kernel mode only.
+    /// The weight of each of its servers, 1..=10000 percent of that of a thread with the
+    /// same nice value; in kernel mode only. The daemon refuses one above 100 to all but
+    /// root: a user could take the machine.
     pub share: u32,
     /// Servers and workers together, 1..=65535.
     pub max_members: u32,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::MapFlags;
 use libbpf_rs::libbpf_sys as sys;
 use umcg::intf;
-use umcg::kernel::proto;
+use umcg::kernel::proto::{self, Request};
 use umcg::kernel::record::{Desk, Head, Truth};
 use umcg::kernel::sys::Mapping;
 
@@ -246,18 +246,20 @@ impl Group {
         gen_: u32,
         uid: u32,
         capacity: u32,
-        flags: u32,
+        request: &Request,
         full: bool,
     ) -> Result<Self> {
         let truth = inner_map("umcg_truth", size_of::<Truth>(), capacity)?;
         let desks = inner_map("umcg_desk", size_of::<Desk>(), capacity)?;
+        let mut name = request.name;
+        name[31] = 0;
         let head = intf::umcg_group {
             abi: intf::UMCG_ABI,
             group: number,
             epoch: outer.epoch,
             gen_,
             capacity,
-            flags,
+            share: request.share,
             full: full.into(),
             servers: 0,
             idle: 0,
@@ -265,7 +267,9 @@ impl Group {
             cursor: 0,
             members: 0,
             shared: 0,
-            pad: [0; 15],
+            uid,
+            name,
+            pad: [0; 21],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

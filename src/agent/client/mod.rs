@@ -211,8 +211,15 @@ impl Clients {
             return Err(libc::EALREADY);
         }
         let most = intf::umcg_group_limits_UMCG_GROUP_WORKERS;
-        if request.max_members == 0 || request.max_members > 65535 {
+        if !(1..=65535).contains(&request.max_members) || !(1..=10_000).contains(&request.share) {
             return Err(libc::EINVAL);
+        }
+        if request.share > 100 && peer.uid != 0 {
+            debug!(
+                "client: share {} is for root; uid {}",
+                request.share, peer.uid
+            );
+            return Err(libc::EPERM);
         }
         let workers = request.max_members.min(most);
         let capacity = workers + intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
@@ -236,7 +243,7 @@ impl Clients {
             gen_,
             peer.uid,
             capacity,
-            request.flags,
+            request,
             self.full,
         );
         let group = made.map_err(|err| {

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, sleep};
-use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Id, Mode, Reason, Server, Woken};
+use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Id, Mode, Reason, Server, Why, Woken};
 
-use super::{Test, full, short};
+use super::{Test, full, short, timed};
 use crate::client;
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
+use crate::load;
 
 pub const TESTS: &[Test] = &[
     short("vm_group_wake_storm_loses_none", "group", 10, wake_storm),
@@ -26,6 +27,7 @@ pub const TESTS: &[Test] = &[
         5,
         two_processes,
     ),
+    timed("vm_group_share_is_kept_unprivileged", "group", 12, share),
     short(
         "vm_group_daemon_restarts_unprivileged",
         "restart",
@@ -266,6 +268,85 @@ fn runtime_body() -> Result<()> {
 
 fn runtime() -> Result<Verdict> {
     in_client(runtime_body)
+}
+
+/// A group of half a share that spins on CPU 0 until it is killed.
+fn half_share_body() -> Result<()> {
+    load::pin(0, 0);
+    let config = |share| GroupConfig {
+        name: "half".into(),
+        share,
+        ..GroupConfig::default()
+    };
+    // What an ordinary user must not have: more than a thread of their own would get.
+    let greedy = Group::create(&config(200))?;
+    let mode = greedy.mode();
+    ensure!(
+        mode == Mode::FutexOnly(Why::Refused),
+        "a share of 200: mode {mode}"
+    );
+    drop(greedy);
+    let group = Group::create(&config(50))?;
+    ensure!(is_kernel(group.mode()), "mode {}", group.mode());
+    let mut server = group.register_server()?;
+    let theirs = group.clone();
+    std::thread::spawn(move || -> Result<()> {
+        let _me = theirs.register_worker(1)?;
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    loop {
+        let news = server.next_event(FOREVER)?;
+        run_listed(&mut server, news.worker, FOREVER)?;
+    }
+}
+
+/// A share of 50 beside a hog gets a third of the CPU, and `status` knows whose it is.
+fn share() -> Result<Verdict> {
+    let sched = harness::shared()?;
+    let hog = load::Hog {
+        cpu: Some(0),
+        ..load::Hog::default()
+    }
+    .start()?;
+    let client = client::spawn(half_share_body)?;
+    let half = || -> Result<Option<serde_json::Value>> {
+        let status = sched.status()?;
+        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        Ok(groups.into_iter().find(|group| group["name"] == "half"))
+    };
+    ensure!(
+        wait_until(Duration::from_secs(10), || half()
+            .is_ok_and(|group| group.is_some_and(|it| it["workers"] == 1))),
+        "status shows no such group: {:?}",
+        half()?
+    );
+    std::thread::sleep(Duration::from_millis(500));
+    let before = hog.cpu_seconds()?;
+    std::thread::sleep(Duration::from_secs(4));
+    let share = 1.0 - (hog.cpu_seconds()? - before) / 4.0;
+    let group = half()?.unwrap_or_default();
+    let [servers, percent, uid] = ["servers", "share", "uid"].map(|field| group[field].as_u64());
+    client.signal(libc::SIGKILL);
+    drop(hog);
+    metric("group_share", &[("share", share)]);
+    ensure!(
+        (servers, percent, uid) == (Some(1), Some(50), Some(u64::from(client::NOBODY))),
+        "{group}"
+    );
+    ensure!(
+        (share - 1.0 / 3.0).abs() <= 0.05,
+        "a share of 50 got {:.1} % beside a hog",
+        share * 100.0
+    );
+    ensure!(
+        wait_until(Duration::from_secs(10), || half()
+            .is_ok_and(|it| it.is_none())),
+        "a group that has ended is shown"
+    );
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
 }
 
 /// A word that this process and its children share.

@@ -82,7 +82,11 @@ impl std::fmt::Debug for Wanted {
 /// Makes a group; `socket` is where the daemon listens.
 pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
     let mut request = Request::new(Op::Create);
-    request.max_members = config.max_members;
+    (request.max_members, request.share) = (config.max_members, config.share);
+    // One byte less than there is room for: book.rs refuses longer ones.
+    for (to, from) in request.name.iter_mut().zip(config.name.bytes().take(31)) {
+        *to = from;
+    }
     enter(socket, &request, "create")
 }
 

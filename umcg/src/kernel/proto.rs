@@ -9,13 +9,13 @@
 /// First word of every message.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"UMCG");
 /// Changes with the messages or the records.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Where the daemon listens, unless `UMCG_SOCKET` names another place.
 pub const SOCKET: &str = "/run/scx_umcg/client.sock";
 /// Tokens in one reply.
 pub const MAX_TOKENS: usize = 16;
 /// Bytes of a request.
-pub const REQUEST_BYTES: usize = 64;
+pub const REQUEST_BYTES: usize = 96;
 /// Bytes of a reply.
 pub const REPLY_BYTES: usize = 80 + 16 * MAX_TOKENS;
 
@@ -42,10 +42,12 @@ pub struct Request {
     pub count: u32,
     /// CREATE: members at most.
     pub max_members: u32,
-    /// CREATE: `enum umcg_group_flags`.
-    pub flags: u32,
+    /// CREATE: its slots' weight in percent of a thread's, 1..=10000; above 100 for root.
+    pub share: u32,
     /// JOIN: which group.
     pub ticket: [u8; 32],
+    /// CREATE: for people, ends with 0.
+    pub name: [u8; 32],
 }
 
 /// A reply.
@@ -107,7 +109,7 @@ fn u64_at(from: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn ticket_at(from: &[u8], at: usize) -> [u8; 32] {
+fn bytes_at(from: &[u8], at: usize) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(&from[at..at + 32]);
     bytes
@@ -125,15 +127,16 @@ fn check(from: &[u8], bytes: usize) -> Result<(), i32> {
 }
 
 impl Request {
-    /// For `op`, everything else zero.
+    /// For `op`; the share is a thread's, everything else zero.
     pub const fn new(op: Op) -> Self {
         Self {
             op,
             kind: 0,
             count: 0,
             max_members: 0,
-            flags: 0,
+            share: 100,
             ticket: [0; 32],
+            name: [0; 32],
         }
     }
 
@@ -143,13 +146,14 @@ impl Request {
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 4, &VERSION.to_le_bytes());
         put(&mut out, 6, &(self.op as u16).to_le_bytes());
-        for (i, value) in [self.kind, self.count, self.max_members, self.flags]
+        for (i, value) in [self.kind, self.count, self.max_members, self.share]
             .into_iter()
             .enumerate()
         {
             put(&mut out, 8 + 4 * i, &value.to_le_bytes());
         }
         put(&mut out, 32, &self.ticket);
+        put(&mut out, 64, &self.name);
         out
     }
 
@@ -167,8 +171,9 @@ impl Request {
             kind: u32_at(from, 8),
             count: u32_at(from, 12),
             max_members: u32_at(from, 16),
-            flags: u32_at(from, 20),
-            ticket: ticket_at(from, 32),
+            share: u32_at(from, 20),
+            ticket: bytes_at(from, 32),
+            name: bytes_at(from, 64),
         })
     }
 }
@@ -220,7 +225,7 @@ impl Reply {
             full: u32_at(from, 24) != 0,
             count: u32_at(from, 28).min(MAX_TOKENS as u32),
             epoch: u64_at(from, 32),
-            ticket: ticket_at(from, 40),
+            ticket: bytes_at(from, 40),
             tokens: std::array::from_fn(|i| [u64_at(from, 80 + 16 * i), u64_at(from, 88 + 16 * i)]),
         })
     }
@@ -245,6 +250,7 @@ mod tests {
     fn message_encoded_and_decoded_is_the_same() {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count, request.ticket) = (2, 16, ticket(3, 5, [7, 9]));
+        (request.share, request.name) = (40, [b'n'; 32]);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
         let mut reply = Reply::error(-5);
         (reply.epoch, reply.count, reply.full) = (11, 1, true);

@@ -3,7 +3,7 @@
 
 use crate::intf;
 use crate::sync::Ordering::Relaxed;
-use crate::sync::{AtomicI32, AtomicU16, AtomicU32, AtomicU64};
+use crate::sync::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use crate::word::{TIMEDOUT, Word};
 
 /// A member, in the truth map: read only here.
@@ -77,7 +77,7 @@ pub struct Desk {
 
 /// Record 0 of the truth map.
 #[doc(alias = "umcg_group")]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C)]
 pub struct Head {
     pub abi: AtomicU32,
@@ -85,7 +85,7 @@ pub struct Head {
     pub epoch: AtomicU64,
     pub gen_: AtomicU32,
     pub capacity: AtomicU32,
-    pub flags: AtomicU32,
+    pub share: AtomicU32,
     pub full: AtomicU32,
     pub servers: AtomicU64,
     pub idle: AtomicU64,
@@ -93,7 +93,9 @@ pub struct Head {
     pub cursor: AtomicU32,
     pub members: AtomicU32,
     pub shared: AtomicU64,
-    _pad: [u64; 15],
+    pub uid: AtomicU32,
+    pub name: [AtomicU8; 32],
+    _pad: [u32; 21],
 }
 
 macro_rules! same_place {
@@ -171,7 +173,7 @@ same_place!(
     Head,
     umcg_group,
     [
-        abi, group, epoch, gen_, capacity, flags, full, servers, idle, tat_ns, cursor, members,
-        shared,
+        abi, group, epoch, gen_, capacity, share, full, servers, idle, tat_ns, cursor, members,
+        shared, uid, name,
     ]
 );

@@ -1,0 +1,97 @@
+//! Application groups, as `status` shows them: read from their own maps.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use serde::Serialize;
+use umcg::intf;
+use umcg::kernel::record::Head;
+use umcg::sync::Ordering::{Acquire, Relaxed};
+
+use crate::shared::Mapping;
+
+/// One group of an application.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupStatus {
+    /// Its number.
+    pub group: u32,
+    /// What its creator called it; may be empty.
+    pub name: String,
+    /// Who made it.
+    pub uid: u32,
+    /// Registered servers.
+    pub servers: u32,
+    /// Those of them that wait for an event.
+    pub idle: u32,
+    /// Registered workers.
+    pub workers: u32,
+    /// Workers that it has records for.
+    pub capacity: u32,
+    /// Weight of each server, in percent of a thread's.
+    pub share: u32,
+}
+
+impl GroupStatus {
+    fn of(head: &Head) -> Self {
+        let live = head.servers.load(Acquire);
+        let servers = live.count_ones();
+        let own = intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
+        let name: Vec<_> = (head.name.iter())
+            .map(|byte| byte.load(Relaxed))
+            .take_while(|&byte| byte != 0)
+            .collect();
+        Self {
+            group: head.group.load(Relaxed),
+            // Whoever may make a group chose it: no control characters on a terminal.
+            name: String::from_utf8_lossy(&name).replace(char::is_control, "?"),
+            uid: head.uid.load(Relaxed),
+            servers,
+            idle: (head.idle.load(Relaxed) & live).count_ones(),
+            workers: head.members.load(Relaxed).saturating_sub(servers),
+            capacity: head.capacity.load(Relaxed).saturating_sub(own),
+            share: head.share.load(Relaxed),
+        }
+    }
+}
+
+/// All groups, by number; `outer` is the id of the map of their truth maps.
+pub fn read(outer: u32) -> Result<Vec<GroupStatus>> {
+    let outer =
+        MapHandle::from_map_id(outer).with_context(|| format!("cannot open BPF map {outer}"))?;
+    let mut groups = Vec::new();
+    for number in 1..intf::umcg_group_limits_UMCG_MAX_GROUPS {
+        let id = outer.lookup(&number.to_ne_bytes(), MapFlags::ANY)?;
+        let Some(Ok(id)) = id.map(<[u8; 4]>::try_from) else {
+            continue;
+        };
+        // It may end between the two looks.
+        let Ok(map) = MapHandle::from_map_id(u32::from_ne_bytes(id)) else {
+            continue;
+        };
+        let head: Mapping<Head> = Mapping::new(map.as_fd(), 1, map.value_size() as usize, false)?;
+        groups.push(GroupStatus::of(&head.records()[0]));
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_counts_servers_apart_and_tames_its_name() {
+        let head = Head::default();
+        head.group.store(3, Relaxed);
+        head.servers.store(0b1011, Relaxed);
+        head.idle.store(0b0110, Relaxed); // server 3 has left meanwhile
+        head.members.store(10, Relaxed);
+        head.capacity.store(64 + 1 + 20, Relaxed);
+        for (to, from) in head.name.iter().zip(b"a\x1b[m") {
+            to.store(*from, Relaxed);
+        }
+        let group = GroupStatus::of(&head);
+        assert_eq!((group.servers, group.idle, group.workers), (3, 1, 7));
+        assert_eq!((group.capacity, group.name.as_str()), (20, "a?[m"));
+    }
+}
