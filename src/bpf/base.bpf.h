@@ -74,6 +74,8 @@ struct umcg_own {
 	u64 perf_idle_ns;	/* idle_ns then */
 	u32 perf;		/* utilisation, of SCX_CPUPERF_ONE */
 	u32 limit_gen;		/* of the limits, when an endless slice was last ended */
+	u64 pass;		/* rq clock of the pass of the scheduler for which */
+	u64 pass_ns;		/* this is the time; see pass_now() */
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];
@@ -129,6 +131,25 @@ static __always_inline struct umcg_cpu *this_cpu_rec(void)
 static __always_inline u64 umcg_now(void)
 {
 	return bpf_ktime_get_ns();
+}
+
+/*
+ * The same in a callback of @p that @cpu runs, puts or has just picked. The kernel has
+ * brought its exec_start to the rq clock by then, which stands still while it goes from
+ * one task to the next: so quiescent, stopping, dispatch, enqueue and running of one
+ * such pass read the clock once. Not for a task that is not current there: its
+ * exec_start is that of a pass long ago.
+ */
+static __always_inline u64 pass_now(const struct task_struct *p, s32 cpu)
+{
+	struct umcg_own *own = cpu_own(cpu);
+	u64 pass = p->se.exec_start;
+
+	if (own->pass != pass) {
+		own->pass = pass;
+		own->pass_ns = umcg_now();
+	}
+	return own->pass_ns;
 }
 
 /*

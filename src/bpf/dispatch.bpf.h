@@ -354,7 +354,8 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 {
 	struct umcg_pick k = {
-		.c = cpu_rec(cpu), .s = server_rec(cpu), .cpu = cpu, .now = umcg_now(),
+		.c = cpu_rec(cpu), .s = server_rec(cpu), .cpu = cpu,
+		.now = prev ? pass_now(prev, cpu) : umcg_now(),
 	};
 	bool wants = prev && (prev->scx.flags & SCX_TASK_QUEUED);
 	struct umcg_task *t = wants ? task_ctx(prev) : NULL;

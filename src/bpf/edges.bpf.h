@@ -150,7 +150,7 @@ static __always_inline void edge_running(struct task_struct *p)
 	s32 cpu = scx_bpf_task_cpu(p);
 	struct umcg_task *t = task_ctx(p);
 	struct umcg_cpu *c = cpu_rec(cpu);
-	u64 now = umcg_now();
+	u64 now = pass_now(p, cpu);
 
 	c->preempting = 0;
 	c->idle_tries = 0;
@@ -230,14 +230,15 @@ static __always_inline void stopping_member(struct task_struct *p,
 static __always_inline void edge_stopping(struct task_struct *p, bool runnable)
 {
 	struct umcg_task *t = task_ctx(p);
-	struct umcg_cpu *c = cpu_rec(scx_bpf_task_cpu(p));
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct umcg_cpu *c = cpu_rec(cpu);
 
 	if (t && t->kind == UMCG_K_WORKER)
-		stopping_worker(p, t, c, runnable, umcg_now());
+		stopping_worker(p, t, c, runnable, pass_now(p, cpu));
 	else if (t && t->kind == UMCG_K_SERVER)
-		server_stopping(p, t, runnable, c, umcg_now());
+		server_stopping(p, t, runnable, c, pass_now(p, cpu));
 	else if (t && is_member(t))
-		stopping_member(p, t, c, runnable, umcg_now());
+		stopping_member(p, t, c, runnable, pass_now(p, cpu));
 	else
 		kernelq_charge(p, c, p->se.sum_exec_runtime - c->run_exec);
 }
@@ -278,15 +279,16 @@ static __always_inline s32 block_call(struct task_struct *p)
 static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 {
 	struct umcg_task *t = task_ctx(p);
+	s32 cpu = scx_bpf_task_cpu(p);
 	struct umcg_worker *w;
-	u64 now = umcg_now();
+	u64 now;
 
 	if (!t)
 		return;
 	pending_lower(t);
 	t->parked_ns = 0;
 	if (t->kind == UMCG_K_SERVER && (deq_flags & SCX_DEQ_SLEEP)) {
-		server_quiescent(p, t, now);
+		server_quiescent(p, t, pass_now(p, cpu));
 		return;
 	}
 	if (t->kind != UMCG_K_WORKER && !is_member(t))
@@ -298,6 +300,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 	if (!(deq_flags & SCX_DEQ_SLEEP))
 		return;
 
+	now = pass_now(p, cpu);
 	if (t->counted)
 		cgroup_leave(t);
 	t->soft = p->__state & TASK_INTERRUPTIBLE;
@@ -317,7 +320,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 		worker_forget_task(t->idx);
 		return;
 	}
-	tell_block(t, w, scx_bpf_task_cpu(p), now);
+	tell_block(t, w, cpu, now);
 }
 
 static __always_inline void edge_tick(struct task_struct *p)

@@ -112,16 +112,24 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 		kick_idle_for(p);
 }
 
+/* Put back by its own CPU: the pass goes on. */
+static __always_inline u64 enqueue_now(const struct task_struct *p, s32 cpu)
+{
+	return (const void *)bpf_get_current_task_btf() == p ? pass_now(p, cpu) : umcg_now();
+}
+
 static __always_inline void enqueue_worker(struct task_struct *p,
 					   struct umcg_task *t, u64 enq_flags)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
 	s32 cpu = scx_bpf_task_cpu(p);
 	struct umcg_cpu *c = cpu_rec(cpu);
-	u64 now = umcg_now();
+	u64 now;
 
 	if (!w)
 		return;
+	/* A wake-up comes here from its edge in ops.runnable. */
+	now = enq_flags & SCX_ENQ_WAKEUP ? w->since_ns : enqueue_now(p, cpu);
 	claim_drop(w);
 	if (throttle(p, t, w, cpu, enq_flags, now))
 		return;
@@ -154,9 +162,10 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	/* select_cpu was skipped: this is the first look at its idle CPU. */
 	if ((enq_flags & SCX_ENQ_WAKEUP) && !__COMPAT_is_enq_cpu_selected(enq_flags)) {
 		s32 this_cpu = bpf_get_smp_processor_id();
+		bool here = mark_waker(this_cpu, now) && this_cpu == cpu;
 
-		mark_waker(this_cpu, now);
-		if (scx_bpf_test_and_clear_cpu_idle(cpu)) {
+		/* Where a worker runs nobody has to ask whether the CPU is idle. */
+		if (!(here && c->cur_idx) && scx_bpf_test_and_clear_cpu_idle(cpu)) {
 			place(t, cpu);
 			count(direct);
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, lone_slice(w, cpu), 0);
@@ -164,7 +173,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 		}
 		/* Whether the wake-up is a SYNC one is unknown here; and nobody else
 		 * could run it, so it may as well wait on the local queue. */
-		if (p->nr_cpus_allowed == 1 && this_cpu == cpu && hand_down(cpu, now)) {
+		if (p->nr_cpus_allowed == 1 && here && hand_down(cpu, now)) {
 			place(t, cpu);
 			count(sync_local);
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
@@ -189,7 +198,7 @@ static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_ta
 					   u64 enq_flags)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	u64 now = umcg_now();
+	u64 now = enqueue_now(p, scx_bpf_task_cpu(p));
 
 	/* Before it is held: whoever lets it run reads it. */
 	t->at_border = may_throttle(p, t, enq_flags);

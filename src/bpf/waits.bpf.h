@@ -16,24 +16,30 @@
 /* 1 if @a > @b, both below 2^63; without a branch. */
 #define above(a, b) (((u64)(b) - (u64)(a)) >> 63)
 
+/* Digits of a byte: 1 + its log2, 0 of 0. */
+static const u8 digits[256] = {
+	[1] = 1,
+	[2 ... 3] = 2,
+	[4 ... 7] = 3,
+	[8 ... 15] = 4,
+	[16 ... 31] = 5,
+	[32 ... 63] = 6,
+	[64 ... 127] = 7,
+	[128 ... 255] = 8,
+};
+
 /* 0 for less than 1 << UMCG_WAIT_SHIFT ns, else 1 + log2 of the multiple. */
 static __always_inline u32 wait_bucket(u64 ns)
 {
-	u64 v = ns >> UMCG_WAIT_SHIFT, some = above(v, 0), log = 0, step;
+	u64 v = ns >> UMCG_WAIT_SHIFT, log, step;
 
-	step = above(v, 0xffff) << 4;
-	v >>= step;
-	log += step;
+	log = above(v, 0xffff) << 4;
+	v >>= log;
 	step = above(v, 0xff) << 3;
 	v >>= step;
 	log += step;
-	step = above(v, 0xf) << 2;
-	v >>= step;
-	log += step;
-	step = above(v, 3) << 1;
-	v >>= step;
-	log += step;
-	log += above(v, 1) + some;
+	/* The first byte only, of a wait beyond any: the last bucket. */
+	log += v > 0xff ? UMCG_WAIT_BUCKETS : digits[v & 0xff];
 	return log < UMCG_WAIT_BUCKETS ? log : UMCG_WAIT_BUCKETS - 1;
 }
 

@@ -25,10 +25,13 @@
 
 #define BEATEN_TRIES 8
 
-static __always_inline void mark_waker(s32 cpu, u64 now)
+/* True: who runs on @cpu, this one, is the waker. */
+static __always_inline bool mark_waker(s32 cpu, u64 now)
 {
-	if (in_task())
-		cpu_rec(cpu)->last_wake_ns = now;
+	if (!in_task())
+		return false;
+	cpu_rec(cpu)->last_wake_ns = now;
+	return true;
 }
 
 /*
@@ -56,13 +59,13 @@ static __always_inline bool hand_down(s32 cpu, u64 now)
 	struct umcg_cpu *c = cpu_rec(cpu);
 
 	/* A worker of a group is about to block: its server is next here. */
-	if (!in_task() || (waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member)
+	if ((waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member)
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)
 		return false;
-	return !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(PARK(cpu)) && !others_wait(c, cpu);
+	return !others_wait(c, cpu) && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
+	       !(pending_any() && scx_bpf_dsq_nr_queued(PARK(cpu)));
 }
 
 static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
@@ -96,9 +99,8 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	struct umcg_task *t = task_ctx(p);
 	struct umcg_worker *w = NULL;
 	u64 now = umcg_now();
-	bool idle = false;
+	bool idle = false, by_current = mark_waker(this_cpu, now);
 
-	mark_waker(this_cpu, now);
 	if (t && (t->kind == UMCG_K_SERVER || t->kind == UMCG_K_GWORKER))
 		return prev_cpu;
 	if (t && (t->kind == UMCG_K_WORKER || t->kind == UMCG_K_GSERVER)) {
@@ -108,7 +110,7 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 			return prev_cpu;
 	}
 
-	if (w && sync_here(p, wake_flags, this_cpu, now)) {
+	if (w && by_current && sync_here(p, wake_flags, this_cpu, now)) {
 		place(t, this_cpu);
 		count(sync_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
