@@ -180,15 +180,22 @@ pub(crate) fn kick_self() -> Result<()> {
     let depth = ME.with(|me| me.depth.get());
     let result = if depth == 0 {
         // Not by Busy: its end would come here again.
-        ME.with(|me| me.depth.set(1));
-        compiler_fence(SeqCst);
-        let result = group.kick_self(id);
-        compiler_fence(SeqCst);
-        ME.with(|me| {
-            me.depth.set(0);
-            me.kicked.set(false);
-        });
-        result
+        loop {
+            ME.with(|me| {
+                me.kicked.set(false);
+                me.depth.set(1);
+            });
+            compiler_fence(SeqCst);
+            let result = group.kick_self(id);
+            compiler_fence(SeqCst);
+            ME.with(|me| me.depth.set(0));
+            // Run again, it may have been kicked on its way out of the call: that is a
+            // kick of the new stint.
+            let again = ME.with(|me| me.kicked.get()) || group.has_request(id);
+            if result.is_err() || !again {
+                break result;
+            }
+        }
     } else {
         // One that waits has given its slot up already.
         if group.is_running(id) {

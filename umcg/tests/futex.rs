@@ -322,6 +322,40 @@ fn run_deadline_preempts_a_hog_by_signal() {
     assert!(hog.join().expect("it ran") > 0);
 }
 
+/// A kick that meets a hog on its way out of the call in which it followed another one
+/// must not be taken for that one: the hog would never be forced off.
+#[test]
+fn run_deadline_in_the_past_preempts_a_hog_each_time() {
+    let group = with(GroupConfig {
+        preempt: Preempt::Signal(libc::SIGURG),
+        ..GroupConfig::default()
+    });
+    let mut server = group.register_server().expect("a server");
+    for _ in 0..200 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let quit = stop.clone();
+        let hog = worker(&group, 1, move |_| while !quit.load(SeqCst) {});
+        let mut preempted = 0;
+        while preempted < 5 {
+            let hog = next(&mut server);
+            match server.run(hog.worker, umcg::after(Duration::ZERO)) {
+                Ok(event) => {
+                    assert_eq!(event.reason, Reason::Preempted);
+                    preempted += 1;
+                }
+                // Late: next() tells of it, and of what it is listed for.
+                Err(error) => assert!(
+                    [ErrorKind::TimedOut, ErrorKind::WrongState].contains(&error.kind()),
+                    "{error}"
+                ),
+            }
+        }
+        stop.store(true, SeqCst);
+        serve(&mut server, 1);
+        hog.join().expect("no panic");
+    }
+}
+
 #[test]
 fn wake_of_a_sleeping_server_ends_its_wait() {
     let group = group();
