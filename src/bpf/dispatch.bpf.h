@@ -235,6 +235,8 @@ static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 {
 	if (!cpu_stranded(cpu_rec(other), k->now))
 		return false;
+	if (is_due(cpu_rec(other)) && dues_put(other, k->cpu, k->now))
+		return true;
 	if (scx_bpf_dsq_move_to_local(SERVER(other), 0)) {
 		count_on(k->c, moved_class);
 		return true;
@@ -381,7 +383,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		else
 			w = worker_rec(t->idx);
 	}
-	if (k.c->due && dues_put(cpu, k.now))
+	if (is_due(k.c) && dues_put(cpu, cpu, k.now))
 		return;
 	if (w && t->at_user) {
 		w = NULL;	/* it goes to THROTTLE */

@@ -52,6 +52,8 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 	cpu_rec(cpu)->want = 1;
 	if (cpu != bpf_get_smp_processor_id())
 		kick(cpu, SCX_KICK_IDLE);
+	else if (!cpu_rec(cpu)->idle_since_ns)
+		kick_idle_for(p);
 }
 
 /* A CPU that @p may use, this one if possible. */
@@ -366,9 +368,10 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 	return false;
 }
 
-__weak int dues_put(s32 cpu, u64 now)
+/* Puts the members that are due on CPU @of on this CPU: its own, or a stranded one's. */
+__weak int dues_put(s32 of, s32 cpu, u64 now)
 {
-	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_cpu *c = cpu_rec(of);
 	bool local = false;
 	int i;
 

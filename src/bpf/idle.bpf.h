@@ -84,6 +84,12 @@ static __always_inline void kick_idle_for(struct task_struct *p)
 	kick(cpu, SCX_KICK_IDLE);
 }
 
+/* Members that are to be put on this CPU; a tag is in the upper half, see slot.bpf.h. */
+static __always_inline bool is_due(const struct umcg_cpu *c)
+{
+	return (u32)READ_ONCE(c->due);
+}
+
 /* The end of a dispatch that found nothing, and the entry to idle. */
 static __always_inline void idle_retry(struct umcg_cpu *c, s32 cpu)
 {
@@ -109,9 +115,10 @@ static __always_inline void idle_changed(struct umcg_cpu *c, s32 cpu, bool idle,
 		WRITE_ONCE(c->idle_since_ns, 0);
 		return;
 	}
-	c->idle_since_ns = now;
+	/* A full barrier. pairs with kick_for(), which has pushed before it looks at this. */
+	umcg_xchg(&c->idle_since_ns, now);
 	c->cur_idx = 0;
-	if (scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) > 0)
+	if (scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) > 0 || is_due(c))
 		kick(cpu, SCX_KICK_IDLE);
 	else
 		idle_retry(c, cpu);

@@ -179,8 +179,8 @@ static __always_inline void endless_sweep(struct umcg_cpu *c, s32 cpu)
 static __always_inline bool is_helpless(struct umcg_cpu *c, s32 cpu, u64 now)
 {
 	return cpu_stranded(c, now) &&
-	       (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
-		scx_bpf_dsq_nr_queued(SERVER(cpu)) ||
+	       (is_due(c) || scx_bpf_dsq_nr_queued(PARK(cpu)) ||
+		scx_bpf_dsq_nr_queued(HAND(cpu)) || scx_bpf_dsq_nr_queued(SERVER(cpu)) ||
 		scx_bpf_dsq_nr_queued(KERNELQ(cpu)));
 }
 
@@ -203,7 +203,7 @@ static __noinline int sweep_cpu(s32 cpu, u64 now)
 	if (!c->idle_since_ns)
 		return cpu_stranded(c, now) ? 0 : SWEEP_BUSY;
 	c->idle_tries = 0;
-	if (pending_any() || READ_ONCE(c->due)) {
+	if (pending_any() || is_due(c) || READ_ONCE(umcg_helpless)) {
 		count(idle_found);
 		kick(cpu, SCX_KICK_IDLE);
 	}

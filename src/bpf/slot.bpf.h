@@ -196,10 +196,11 @@ static __always_inline void kick_for(struct umcg_member *m, s32 cpu)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
 
-	if (c->idle_since_ns)
+	if (READ_ONCE(c->idle_since_ns))
 		kick(cpu, SCX_KICK_IDLE);
 	else
 		c->want = 1;
+	/* pairs with idle_changed(): going idle just now, it sees what is due */
 }
 
 /* Held, not needed where it was: an idle CPU, or its own. */
