@@ -23,6 +23,7 @@
 #define PF_USER_WORKER 0x00004000
 #define __TASK_STOPPED 0x00000004
 #define __TASK_TRACED 0x00000008
+#define TASK_FROZEN 0x00008000
 #define TASK_DEAD 0x00000080
 #define SIGKILL 9
 #define JOBCTL_URGENT 0x008a0000	/* stop pending, trap stop, trap freeze */

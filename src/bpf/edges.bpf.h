@@ -259,11 +259,18 @@ static __always_inline void tell_block(struct umcg_task *t, struct umcg_worker *
 		w->told_avg_ns = t->avg_ns;
 }
 
+/* What freezes a cgroup has its tasks sleep as any other would: they say so themselves. */
+static __always_inline bool is_stopped(struct task_struct *task)
+{
+	return (task->__state & (__TASK_STOPPED | __TASK_TRACED | TASK_FROZEN)) ||
+	       BPF_CORE_READ_BITFIELD(task, frozen);	/* which has a `p` of its own */
+}
+
 static __always_inline u64 block_flags(struct task_struct *p)
 {
 	struct pt_regs *regs;
 
-	if (p->__state & (__TASK_STOPPED | __TASK_TRACED))
+	if (is_stopped(p))
 		return UMCG_F_STOPPED;
 	regs = (struct pt_regs *)bpf_task_pt_regs(p);
 	return regs && (s64)regs->orig_ax == -1 ? UMCG_F_FAULT : 0;
