@@ -7,8 +7,9 @@
  * Called from: SYSCALL programs, in the caller's context, may be preempted.
  * Races:   register is seen by the callbacks when t->kind is set, last.
  *          A program that runs while its group is deleted: RCU keeps the maps.
- * Never:   takes authority from an argument: the group is that of the calling
- *          task; a token is worth one registration of one uid in one process.
+ * Never:   takes authority from an argument: the group is the calling task's, or the
+ *          one that it attached to; a token is worth one registration, or one attach,
+ *          of one uid in one process.
  * Counters: grp_refused.
  */
 #ifndef __UMCG_GCALL_BPF_H
@@ -17,6 +18,7 @@
 #include "gsweep.bpf.h"
 
 #define ALLOC_TRIES 128
+#define CURSOR_MAX (1U << 30)
 #define BUCKET_STEP_NS (5 * NSEC_PER_USEC)	/* 200,000 wakes and kicks a second */
 #define BUCKET_BURST_NS (50 * NSEC_PER_MSEC)	/* of which 10,000 at once */
 
@@ -81,7 +83,11 @@ static __always_inline bool record_claim(struct umcg_member *m)
 	return !(gen & 1) && umcg_cmpxchg(&m->gen, gen, gen + 1) == gen;
 }
 
-/* A free record of @kind, claimed by its generation. 0: none was found. */
+/*
+ * A free record of @kind, claimed by its generation. 0: none was found. The sweep and the
+ * library look at workers' records below the cursor alone: one that was found behind
+ * others, which are in use or have a notice, moves it on, and it never wraps.
+ */
 static __always_inline u32 member_alloc(void *truth, void *desks,
 					struct umcg_group *head, u32 kind)
 {
@@ -94,6 +100,8 @@ static __always_inline u32 member_alloc(void *truth, void *desks,
 		first += UMCG_GROUP_SERVERS;
 		count = head->capacity - first;
 		at = __sync_fetch_and_add(&head->cursor, 1);
+		if (at >= CURSOR_MAX)
+			umcg_xchg(&head->cursor, count);
 	}
 	if (!count || count > UMCG_GROUP_WORKERS)
 		return 0;
@@ -107,10 +115,15 @@ static __always_inline u32 member_alloc(void *truth, void *desks,
 			continue;
 		if (READ_ONCE(desk->left_id))
 			spare = idx;
-		else if (record_claim(m))
+		else if (record_claim(m)) {
+			if (i && kind == UMCG_M_WORKER)
+				__sync_fetch_and_add(&head->cursor, i);
 			return idx;
+		}
 	}
 	m = spare ? member_at(truth, spare) : NULL;
+	if (m && kind == UMCG_M_WORKER)
+		__sync_fetch_and_add(&head->cursor, ALLOC_TRIES);
 	return m && record_claim(m) ? spare : 0;
 }
 
@@ -142,6 +155,12 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 		    UMCG_F_RESCUED : 0), 0, now, &seen);
 }
 
+/* As calls name a group. */
+static __always_inline u64 group_name(u32 g, u32 gen)
+{
+	return (u64)gen << 32 | g;
+}
+
 static __always_inline s32 register_with(struct umcg_group_call *call,
 					 struct task_struct *p, struct umcg_task *t,
 					 const struct umcg_token *tok)
@@ -155,11 +174,13 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 
 	if (!head || !desks || group_life(g)->gen != tok->gen || group_life(g)->draining)
 		return -ENOENT;
+	if (tok->kind == UMCG_M_NONE) {
+		t->attached = group_name(g, tok->gen);
+		return 0;
+	}
 	t->group = g;
 	t->group_gen = tok->gen;
 	t->member = 0;
-	if (tok->kind == UMCG_M_NONE)
-		return 0;
 	idx = member_alloc(truth, desks, head, tok->kind);
 	m = idx ? member_at(truth, idx) : NULL;
 	desk = idx ? desk_at(desks, idx) : NULL;
@@ -202,12 +223,14 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 	struct umcg_token tok = {};
 	s32 err;
 
-	if (is_member(t))
-		return -EALREADY;
-	if (t->kind != UMCG_K_WORKER || !t->idx)
-		return -EUSERS;
-	if (call->op == UMCG_CALL_REGISTER && !class_fits(p))
-		return -EPERM;
+	if (call->op == UMCG_CALL_REGISTER) {
+		if (is_member(t))
+			return -EALREADY;
+		if (t->kind != UMCG_K_WORKER || !t->idx)
+			return -EUSERS;
+		if (!class_fits(p))
+			return -EPERM;
+	}
 	err = token_take(call, p, &tok);
 	if (err)
 		return err;
@@ -221,10 +244,9 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 }
 
 /* A wake of the server itself ends its wait for events, now or next time. */
-static __always_inline s32 poke_server(struct umcg_task *t, struct umcg_group *head,
-				       void *truth, u32 si)
+static __always_inline s32 poke_server(u32 g, struct umcg_group *head, void *truth, u32 si)
 {
-	void *desks = desks_of(t);
+	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
 	struct umcg_desk *desk = desks ? desk_at(desks, si) : NULL;
 
 	if (!desk)
@@ -235,14 +257,28 @@ static __always_inline s32 poke_server(struct umcg_task *t, struct umcg_group *h
 	/* pairs with server_hold(), and with the library's poll() */
 }
 
+/*
+ * The truth of the group that a call names: the caller's own, or the one that it last
+ * attached to. A member of one group may wake those of another.
+ */
+static __always_inline void *truth_named(const struct umcg_task *t, u64 name)
+{
+	u32 g = name;
+
+	if (!g || (name != t->attached && name != group_name(t->group, t->group_gen)) ||
+	    group_life(g)->gen != name >> 32)
+		return NULL;
+	return bpf_map_lookup_elem(&umcg_truths, &g);
+}
+
 static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_task *t)
 {
-	void *truth = t->group ? truth_of(t) : NULL;
+	void *truth = truth_named(t, call->cookie);
 	struct umcg_group *head = truth ? group_head(truth) : NULL;
+	u32 g = call->cookie;
 	struct umcg_member *m;
 
-	/* The caller may have entered another group since. */
-	if (!head || call->cookie != ((u64)t->group_gen << 32 | t->group))
+	if (!head)
 		return -ENOENT;
 	m = member_by_id(truth, call->target);
 	if (!m)
@@ -250,11 +286,11 @@ static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_
 	if (!bucket_take(head, umcg_now()))
 		return -EBUSY;
 	if (m->kind == UMCG_M_SERVER && call->op == UMCG_CALL_WAKE)
-		return poke_server(t, head, truth, (u32)call->target);
+		return poke_server(g, head, truth, (u32)call->target);
 	if (m->kind != UMCG_M_WORKER)
 		return -EINVAL;
 	if (call->op == UMCG_CALL_WAKE)
-		return member_wake(t->group, (u32)call->target, m, umcg_now());
+		return member_wake(g, (u32)call->target, m, umcg_now());
 	return member_kick(m);
 }
 

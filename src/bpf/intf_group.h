@@ -202,7 +202,8 @@ struct umcg_group {
 	u64 servers;		/* bit (index - 1): registered */
 	u64 idle;		/* bit (index - 1): waits for an event */
 	u64 tat_ns;		/* token bucket of wakes and kicks */
-	u32 cursor;		/* where to look for a free worker record */
+	u32 cursor;		/* where to look for a free worker record; all used ones are
+				 * below it, counted from the first one */
 	u32 members;		/* registered now */
 	u64 shared;		/* edges to RUNNING beside another of that server: a bug */
 	u32 uid;		/* who made it */
@@ -215,8 +216,8 @@ enum umcg_call_op {
 	UMCG_CALL_REGISTER = 1,		/* token, cookie, target = wanted home -> me */
 	UMCG_CALL_UNREGISTER = 2,	/* target = UMCG_R_EXITED, or RESCUED: nobody is told */
 	UMCG_CALL_WAKE = 3,		/* target, cookie = gen << 32 | group; any member, or */
-	UMCG_CALL_KICK = 4,		/* any thread that once gave a token: ATTACH */
-	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick */
+	UMCG_CALL_KICK = 4,		/* any thread that gave a token last: ATTACH */
+	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick, a member elsewhere too */
 };
 
 enum umcg_call_answer {

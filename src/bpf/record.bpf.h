@@ -56,11 +56,12 @@ struct umcg_task {
 	/* Members of application groups. */
 	u32 group;
 	u32 group_gen;
-	u32 member;		/* its index there; 0 in a thread that only attached */
+	u32 member;		/* its index there; 0 in a thread that is none */
 	u32 left;		/* server whose slot it has just given up */
 	u32 leaving;		/* who makes it 1 takes it out of its group */
 	u32 share;		/* its group's, in percent; 0 = 100 */
 	u64 base_ns;		/* CPU time before it was registered */
+	u64 attached;		/* gen << 32 | group that it may call for, beside its own */
 };
 
 struct {

@@ -225,13 +225,16 @@ impl KernelGroup {
     #[doc(hidden)]
     pub fn scribble(&self, index: u32, value: u64) {
         let desk = self.desk(index);
-        match value % 7 {
+        match value % 10 {
             0 => desk.op.store(value as u32 >> 8, Relaxed),
             1 => desk.target.store(value, Relaxed),
             2 => desk.deadline_ns.store(value, Relaxed),
             3 => desk.runnable.store(value >> 3, Relaxed),
             4 => desk.asleep.store(value as u32 >> 3, Relaxed),
             5 => desk.queued.store(value as u32 >> 20, Relaxed),
+            6 => desk.poked.store(value as u32 >> 3, Relaxed),
+            7 => desk.resync.store(value as u32 >> 3, Relaxed),
+            8 => desk.left_id.store(value, Relaxed),
             _ => desk.next.store(value as u32 >> 20, Relaxed),
         }
     }
