@@ -680,10 +680,13 @@ impl Home {
     }
 
     pub(crate) fn kick(&self, who: Id) -> Result<()> {
-        match self.at_kernel(who) {
-            Some((served, id)) => served.group.kick(id),
-            None => self.futex.kick(who),
+        let home = self.home(who);
+        if home != 0
+            && let Some(served) = self.enter().filter(|it| is_at(home, it))
+        {
+            return served.group.kick(id_at_kernel(home));
         }
+        self.futex.kick(who)
     }
 
     /// Async-signal-safe.
