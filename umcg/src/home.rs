@@ -453,7 +453,13 @@ impl Home {
     }
 
     pub(crate) fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
-        let id = self.futex.admit(kind, cookie)?;
+        let id = match self.futex.admit(kind, cookie) {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                self.futex.bury_dead_servers();
+                self.futex.admit(kind, cookie)?
+            }
+            admitted => admitted?,
+        };
         told(id);
         let done = match self.enter() {
             Some(served) => self.to_kernel(id, kind, &served),
@@ -725,6 +731,7 @@ impl Home {
     }
 
     pub(crate) fn list(&self) -> Result<Vec<Member>> {
+        self.futex.bury_dead_servers();
         let mut members = self.futex.list()?;
         for member in &mut members {
             if let Ok(state) = self.state(member.id) {

@@ -72,11 +72,22 @@ impl FutexGroup {
         }
     }
 
-    /// Removes `id`, of which the kernel's side has said that it left, if its process died
-    /// with it: nobody else would.
+    /// Removes `id`, of which the kernel's side has said that it left, if its thread died
+    /// with it, in a way that drops no thread-local: nobody else would.
     pub(crate) fn forget_dead(&self, id: Id) {
-        if self.book.header().shared.load(Relaxed) != 0 {
-            self.bury_if_dead(id);
+        self.bury_if_dead(id);
+    }
+
+    /// Removes the servers whose threads are dead. While a daemon serves the group it tells
+    /// servers of workers, and nobody of servers.
+    pub(crate) fn bury_dead_servers(&self) {
+        for index in 1..=self.book.max_members() {
+            let kind = self.book.sides()[index as usize].kind.load(Acquire);
+            if kind == kind_number(Kind::Server)
+                && let Some(id) = self.book.id_at(index)
+            {
+                self.bury_if_dead(id);
+            }
         }
     }
 
@@ -92,7 +103,8 @@ impl FutexGroup {
         };
         let worker = kind == kind_number(Kind::Worker);
         let told = !worker || self.hand_back(slot, id, Reason::Exited, word);
-        if !worker {
+        // A server at the kernel has no slot here.
+        if !worker && slot != 0 {
             self.leave_slot(slot, id);
             self.list_orphans(slot);
         }
