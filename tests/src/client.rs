@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -258,4 +258,45 @@ impl Name {
             std::thread::sleep(Duration::from_micros(200));
         }
     }
+}
+
+/// How many words processes share.
+pub const WORDS: usize = 64;
+
+/// Words that this process and its children share.
+pub fn shared_words() -> Result<&'static [AtomicU32; WORDS]> {
+    // SAFETY: a fresh shared page, never unmapped, zero, and aligned for anything.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        ensure!(page != libc::MAP_FAILED, "mmap");
+        Ok(&*page.cast())
+    }
+}
+
+/// BPF maps that there are for groups, of all users.
+pub fn group_maps() -> usize {
+    libbpf_rs::query::MapInfoIter::default()
+        .filter(|map| {
+            let name = map.name.to_string_lossy().into_owned();
+            ["umcg_truth", "umcg_desk", "umcg_app_bell"].contains(&name.as_str())
+        })
+        .count()
+}
+
+/// Whether all threads of process `pid` are stopped, by a signal or by who traces them.
+pub fn all_stopped(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'))
+    })
 }

@@ -10,7 +10,7 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
 use super::{Test, short};
-use crate::client::{self, Name, Seen, serve, worker};
+use crate::client::{self, Name, Seen, all_stopped, group_maps, serve, worker};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
 
 pub const TESTS: &[Test] = &[
@@ -507,16 +507,6 @@ fn state_of(pid: i32) -> char {
         .unwrap_or('?')
 }
 
-fn all_stopped(pid: i32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return false;
-    };
-    tasks.flatten().all(|task| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'))
-    })
-}
-
 fn stop_and_kill() -> Result<Verdict> {
     let sched = harness::shared()?;
     let before = sched.counter("grp_run")?;
@@ -618,15 +608,6 @@ fn hostile() -> Result<Verdict> {
     bad.result(LIMIT)?;
     sched.no_ejection()?;
     Ok(Verdict::Ok)
-}
-
-fn group_maps() -> usize {
-    libbpf_rs::query::MapInfoIter::default()
-        .filter(|map| {
-            let name = map.name.to_string_lossy().into_owned();
-            ["umcg_truth", "umcg_desk", "umcg_app_bell"].contains(&name.as_str())
-        })
-        .count()
 }
 
 fn teardown() -> Result<Verdict> {

@@ -349,23 +349,6 @@ fn share() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
-/// A word that this process and its children share.
-fn shared_word() -> Result<&'static AtomicU32> {
-    // SAFETY: a fresh shared page, never unmapped, zero, and aligned for anything.
-    unsafe {
-        let page = libc::mmap(
-            std::ptr::null_mut(),
-            4096,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        );
-        ensure!(page != libc::MAP_FAILED, "mmap");
-        Ok(&*page.cast::<AtomicU32>())
-    }
-}
-
 /// Runs one N:M application until `stop`, in rounds that each have to be right.
 fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
     let runtime = Builder::new().servers(2).policy("fifo").build()?;
@@ -401,7 +384,8 @@ fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
 
 /// The daemon is killed and started again `N` times under a running application.
 fn restarts<const N: u32>() -> Result<Verdict> {
-    let words = (shared_word()?, shared_word()?);
+    let words = client::shared_words()?;
+    let words = (&words[0], &words[1]);
     let mut sched = Sched::start(&[])?;
     let app = client::spawn(move || long_application(words.0, words.1))?;
     let rounds = || words.1.load(Ordering::SeqCst);
