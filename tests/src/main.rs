@@ -7,6 +7,8 @@
 //! `--load NAME` is what tests start as load.
 
 mod beside;
+mod boss;
+mod cast;
 mod cgroup;
 mod client;
 mod cyclic;

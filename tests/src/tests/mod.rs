@@ -7,6 +7,7 @@ mod compile;
 mod cpus;
 mod decide;
 mod doctor;
+mod ends;
 mod gone;
 mod group;
 mod hammer;
@@ -15,8 +16,11 @@ mod kernel;
 mod late;
 mod library;
 mod life;
+mod member;
+mod published;
 mod see;
 mod share;
+mod signals;
 mod storm;
 mod usage;
 mod verify;
@@ -112,6 +116,10 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         gone::TESTS,
         group::TESTS,
         library::TESTS,
+        signals::TESTS,
+        member::TESTS,
+        ends::TESTS,
+        published::TESTS,
     ]
     .into_iter()
     .flatten()
