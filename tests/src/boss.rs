@@ -156,14 +156,18 @@ impl Boss {
     }
 
     fn take(&mut self, deadline_ns: u64) -> Result<bool> {
-        match self.server.next_event(deadline_ns) {
-            Ok(event) => {
-                self.note(&event)?;
-                self.kept.push(event);
-                Ok(true)
+        loop {
+            match self.server.next_event(deadline_ns) {
+                Ok(event) => {
+                    self.note(&event)?;
+                    self.kept.push(event);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(false),
+                // A daemon that was late to answer: the group was without it for a moment.
+                Err(error) if error.kind() == ErrorKind::Again => {}
+                Err(error) => return Err(error).context("next_event"),
             }
-            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(false),
-            Err(error) => Err(error).context("next_event"),
         }
     }
 
@@ -198,9 +202,9 @@ impl Boss {
     pub fn new_one(&mut self, cookie: u64) -> Result<Id> {
         let event = self.news(|it| it.cookie == cookie);
         let event = event.with_context(|| format!("of cookie {cookie}"))?;
-        // It may have waited for a page on its way in.
-        let new = matches!(event.reason, Reason::New | Reason::Woken);
-        ensure!(new, "{event:?}");
+        // It may have waited for a page on its way in, and have been let run for that: then it
+        // is listed for more than being new, and has not left its registration.
+        ensure!(event.reason.is_runnable(), "{event:?}");
         Ok(event.worker)
     }
 

@@ -302,6 +302,9 @@ fn out_of_memory() -> Result<Verdict> {
                 // SAFETY: a child of ours; its status goes to `status`.
                 unsafe { libc::waitpid(victim.pid, &raw mut status, libc::WNOHANG) > 0 }
             });
+            if dead && libc::WIFEXITED(status) {
+                victim.result(LIMIT).context("it was not killed")?;
+            }
             ensure!(
                 dead && libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
                 "not killed: {status:#x}"

@@ -193,10 +193,8 @@ fn pin<const CPU: usize>(tid: i32) -> Result<()> {
 
 fn nice<const NICE: i32>(tid: i32) -> Result<()> {
     // SAFETY: no pointers.
-    os(
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as u32, NICE) },
-        "setpriority",
-    )?;
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid as u32, NICE) };
+    os(done, "setpriority")?;
     // SAFETY: no pointers.
     let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, tid as u32) };
     ensure!(now == NICE, "nice {now}, not {NICE}");
@@ -206,10 +204,8 @@ fn nice<const NICE: i32>(tid: i32) -> Result<()> {
 fn class<const CLASS: i32>(tid: i32) -> Result<()> {
     let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameter lives through the call.
-    os(
-        unsafe { libc::sched_setscheduler(tid, CLASS, &raw const param) },
-        "sched_setscheduler",
-    )?;
+    let done = unsafe { libc::sched_setscheduler(tid, CLASS, &raw const param) };
+    os(done, "sched_setscheduler")?;
     // SAFETY: no pointers.
     let now = unsafe { libc::sched_getscheduler(tid) };
     ensure!(now == CLASS, "class {now}, not {CLASS}");

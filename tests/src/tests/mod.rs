@@ -1,6 +1,7 @@
 //! All tests, by what they are about.
 
 mod bars;
+mod calls;
 mod cgroup;
 mod changes;
 mod compile;
@@ -19,6 +20,7 @@ mod life;
 mod member;
 mod published;
 mod see;
+mod servers;
 mod share;
 mod signals;
 mod storm;
@@ -119,7 +121,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         signals::TESTS,
         member::TESTS,
         ends::TESTS,
+        servers::TESTS,
         published::TESTS,
+        calls::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,256 @@
+//! Several servers of one group: one dies and another one takes over, and many share a queue.
+//! Over the daemon, as nobody.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, State, Woken, Worker};
+
+use super::{Test, short};
+use crate::boss::{Actor, Boss, LIMIT, actor, in_client, is_in_call, is_nobody};
+use crate::client;
+use crate::harness::{Verdict, metric, wait_until};
+
+pub const TESTS: &[Test] = &[
+    short(
+        "vm_group_server_dies_selftest_unprivileged",
+        "group",
+        4,
+        server_dies,
+    ),
+    short(
+        "vm_group_shared_queue_selftest_unprivileged",
+        "group",
+        4,
+        shared_queue,
+    ),
+];
+
+/// What a worker does whose server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Blocked,
+    Idle,
+    Runnable,
+    Running,
+}
+
+const PARTS: [Part; 4] = [Part::Blocked, Part::Idle, Part::Runnable, Part::Running];
+
+fn take_part(
+    part: Part,
+    me: &mut Worker,
+    pipe: &std::io::PipeReader,
+    words: &[AtomicU32],
+) -> Result<()> {
+    use std::io::Read;
+    match part {
+        Part::Blocked => {
+            let mut pipe = pipe;
+            pipe.read_exact(&mut [0])?;
+        }
+        Part::Idle => ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out"),
+        Part::Runnable => me.yield_now()?,
+        Part::Running => {
+            while words[10].load(SeqCst) == 0 {
+                words[11].fetch_add(1, SeqCst);
+            }
+        }
+    }
+    // Then all do what needs a server.
+    me.yield_now()?;
+    ensure!(me.wait(umcg::after(Duration::from_millis(5)))? == Woken::TimedOut);
+    Ok(())
+}
+
+/// The other process: a server that has the four in their states and never comes back.
+fn first_server(file: OwnedFd, pid: i32, words: &[AtomicU32]) -> Result<()> {
+    let mut boss = Boss::of(Group::open(file)?)?;
+    words[8].store(1, SeqCst);
+    let mut ids = [Id::NONE; PARTS.len()];
+    for part in PARTS {
+        ids[part as usize] = boss.new_one(part as u64)?;
+    }
+    let tid = || words[Part::Blocked as usize].load(SeqCst) as i32;
+    boss.settle(ids[0], State::Blocked, || {
+        is_in_call(pid, tid(), libc::SYS_read)
+    })?;
+    boss.settle(ids[1], State::Idle, || true)?;
+    boss.until(ids[2], |it| it == Reason::Yielded)?;
+    for (i, id) in ids.iter().enumerate() {
+        words[16 + 2 * i].store(id.raw() as u32, SeqCst);
+        words[17 + 2 * i].store((id.raw() >> 32) as u32, SeqCst);
+    }
+    words[9].store(1, SeqCst);
+    boss.run(ids[3], FOREVER)?;
+    bail!("its worker came back")
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(") Z ")
+}
+
+/// A server is killed; a second one takes over who was blocked, waited, was held, or ran.
+fn server_dies_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let file = group.as_fd().try_clone_to_owned()?;
+    let words = client::shared_words()?;
+    let pid = std::process::id() as i32;
+    let first = client::spawn(move || {
+        is_nobody()?;
+        first_server(file, pid, words)
+    })?;
+    let reach = |word: usize| -> Result<()> {
+        let there = wait_until(LIMIT, || words[word].load(SeqCst) != 0);
+        ensure!(there, "word {word}: {:?}", group.list());
+        Ok(())
+    };
+    reach(8)?;
+    let (reader, mut writer) = std::io::pipe()?;
+    let reader = Arc::new(reader);
+    let actors: Vec<Actor> = PARTS
+        .map(|part| {
+            let reader = reader.clone();
+            let it = actor(&group, part as u64, move |me| {
+                take_part(part, me, &reader, words)
+            });
+            words[part as usize].store(it.tid() as u32, SeqCst);
+            it
+        })
+        .into();
+    reach(9)?;
+    let id = |part: Part| {
+        let word = |at: usize| u64::from(words[at].load(SeqCst));
+        let at = 16 + 2 * part as usize;
+        Id::from_raw(word(at + 1) << 32 | word(at))
+    };
+    let runs = || {
+        let state = group.state(id(Part::Running));
+        state.is_ok_and(|it| it.state == State::Running)
+    };
+    ensure!(wait_until(LIMIT, runs), "the fourth does not run");
+    first.signal(libc::SIGKILL);
+    ensure!(
+        wait_until(LIMIT, || is_zombie(first.pid)),
+        "the first server does not die"
+    );
+    // Nobody serves it, so it goes on by itself.
+    let spun = words[11].load(SeqCst);
+    let goes_on = wait_until(LIMIT, || words[11].load(SeqCst) != spun);
+    ensure!(goes_on, "it died with its server: {:?}", group.list()?);
+    let mut boss = Boss::of(group.clone())?;
+    words[10].store(1, SeqCst);
+    std::io::Write::write_all(&mut writer, b"x")?;
+    group.wake(id(Part::Idle))?;
+    boss.serve_until(PARTS.len())?;
+    for it in actors {
+        it.end()?;
+    }
+    boss.alone()
+}
+
+fn server_dies() -> Result<Verdict> {
+    in_client(server_dies_body)
+}
+
+/// Servers that share one queue: who they told the queue of is run once, by one of them, and
+/// no two of them run one worker.
+fn shared_queue_body() -> Result<()> {
+    const SERVERS: usize = 3;
+    const WORKERS: u64 = 8;
+    const ROUNDS: u32 = 30;
+    let group = Group::create(&GroupConfig::default())?;
+    let queue: Arc<Mutex<VecDeque<Id>>> = Arc::default();
+    let (exits, inside) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let server = |_| {
+        let (group, queue, exits, over) =
+            (group.clone(), queue.clone(), exits.clone(), over.clone());
+        std::thread::spawn(move || -> Result<u32> {
+            let mut me = group.register_server()?;
+            let locked = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut runs = 0;
+            while !over.load(SeqCst) {
+                let wait = locked().is_empty();
+                let until = if wait {
+                    umcg::after(Duration::from_millis(5))
+                } else {
+                    0
+                };
+                match me.next_event(until) {
+                    Ok(event) if event.reason == Reason::Exited => {
+                        exits.fetch_add(1, SeqCst);
+                    }
+                    Ok(event) => locked().push_back(event.worker),
+                    Err(error) => ensure!(
+                        matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Again),
+                        "{error}"
+                    ),
+                }
+                let Some(next) = locked().pop_front() else {
+                    continue;
+                };
+                match me.run(next, umcg::after(Duration::from_millis(20))) {
+                    Ok(event) => {
+                        runs += 1;
+                        let left = event.reason == Reason::Exited;
+                        exits.fetch_add(u32::from(left), SeqCst);
+                    }
+                    Err(error) => ensure!(
+                        matches!(
+                            error.kind(),
+                            ErrorKind::WrongState | ErrorKind::Again | ErrorKind::NotFound
+                        ),
+                        "{error}"
+                    ),
+                }
+                if exits.load(SeqCst) as u64 == WORKERS {
+                    over.store(true, SeqCst);
+                }
+            }
+            Ok(runs)
+        })
+    };
+    let servers: Vec<_> = (0..SERVERS).map(server).collect();
+    let worker = |cookie| {
+        let inside = inside.clone();
+        actor(&group, cookie, move |me| {
+            for round in 0..ROUNDS {
+                match (round + cookie as u32) % 3 {
+                    0 => std::thread::sleep(Duration::from_micros(300)),
+                    1 => me.yield_now()?,
+                    _ => drop(me.wait(umcg::after(Duration::from_micros(500)))?),
+                }
+                inside.fetch_add(1, SeqCst);
+            }
+            Ok(())
+        })
+    };
+    let workers: Vec<_> = (0..WORKERS).map(worker).collect();
+    for it in workers {
+        it.end()?;
+    }
+    let mut runs = Vec::new();
+    for it in servers {
+        runs.push(it.join().ok().context("a server panicked")??);
+    }
+    let (exits, inside) = (exits.load(SeqCst), inside.load(SeqCst));
+    ensure!(exits as u64 == WORKERS, "{exits} were told to have left");
+    ensure!(inside == ROUNDS * WORKERS as u32, "{inside} rounds");
+    ensure!(runs.iter().all(|&it| it > 0), "servers ran {runs:?}");
+    metric(
+        "group_shared_queue",
+        &[("runs", f64::from(runs.iter().sum::<u32>()))],
+    );
+    Ok(())
+}
+
+fn shared_queue() -> Result<Verdict> {
+    in_client(shared_queue_body)
+}
