@@ -284,9 +284,11 @@ impl Boss {
     pub fn settle(&mut self, who: Id, state: State, so: impl Fn() -> bool) -> Result<()> {
         let limit = Instant::now() + LIMIT;
         loop {
+            // First: what it did before it got into that state.
+            let so = so();
             let seen = self.group.state(who);
             let seen = seen.with_context(|| format!("before it was {}", state.name()))?;
-            if seen.state == state && so() {
+            if seen.state == state && so {
                 while self.take(0)? {}
                 let old = |it: &Event| it.worker == who && it.at_ns < seen.since_ns;
                 self.kept.retain(|it| !old(it));

@@ -68,7 +68,10 @@ const DEATH: Duration = Duration::from_secs(3);
 /// A worker forks: its child is no member, whatever its memory says, and it goes on.
 fn fork_body() -> Result<()> {
     let mut boss = Boss::new()?;
-    let parent = actor(&boss.group, 1, |me| {
+    // Its waits: a wake while it is on its way out of the last one would count for that.
+    let waits: Arc<AtomicU32> = Arc::default();
+    let mine = waits.clone();
+    let parent = actor(&boss.group, 1, move |me| {
         for _ in 0..3 {
             // SAFETY: the child calls the library and system calls, and leaves by _exit.
             let child = unsafe { libc::fork() };
@@ -85,14 +88,15 @@ fn fork_body() -> Result<()> {
                 "the child took itself for a member: {status:#x}"
             );
             me.yield_now()?;
+            mine.fetch_add(1, SeqCst);
             ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out");
         }
         Ok(())
     });
     let id = boss.new_one(1)?;
     let group = boss.group.clone();
-    for _ in 0..3 {
-        boss.settle(id, State::Idle, || true)?;
+    for round in 1..=3 {
+        boss.settle(id, State::Idle, || waits.load(SeqCst) == round)?;
         let members = group.list()?;
         ensure!(members.len() == 2, "{members:?}");
         group.wake(id)?;
@@ -123,7 +127,9 @@ fn fork_of_worker() -> Result<Verdict> {
 fn vfork_body() -> Result<()> {
     const TIMES: u32 = 4;
     let mut boss = Boss::new()?;
-    let parent = actor(&boss.group, 1, |me| {
+    let waits: Arc<AtomicU32> = Arc::default(); // as in fork_body()
+    let mine = waits.clone();
+    let parent = actor(&boss.group, 1, move |me| {
         use std::os::unix::process::CommandExt;
         for time in 0..TIMES {
             let mut command = Command::new("sh");
@@ -134,14 +140,15 @@ fn vfork_body() -> Result<()> {
             }
             let code = command.status()?.code();
             ensure!(code == Some(5), "{code:?}");
+            mine.fetch_add(1, SeqCst);
             ensure!(me.wait(FOREVER)? == Woken::Woken, "timed out");
         }
         Ok(())
     });
     let id = boss.new_one(1)?;
     let group = boss.group.clone();
-    for _ in 0..TIMES {
-        boss.settle(id, State::Idle, || true)?;
+    for round in 1..=TIMES {
+        boss.settle(id, State::Idle, || waits.load(SeqCst) == round)?;
         ensure!(group.list()?.len() == 2, "{:?}", group.list()?);
         group.wake(id)?;
     }
