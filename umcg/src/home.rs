@@ -27,26 +27,23 @@
 //! Either the waker finds the new home, or the mover finds the wake. Both: one wake too
 //! many, which each wait allows. Models: `loom_home_wake_vs_move_*`.
 
+mod instance;
+mod moves;
+
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::backend::{Backend, Kind};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Member, Reason, Snapshot, Woken};
 use crate::futex::FutexGroup;
-use crate::kernel::{self, KernelGroup, proto};
-use crate::mode::{GroupConfig, Mode, Why};
-use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::kernel::KernelGroup;
+use crate::mode::{GroupConfig, Why};
+use crate::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::sync::{AtomicU32, AtomicU64, fence};
-use crate::tls::{self, Busy};
-use crate::word::{PENDING, State, TIMEDOUT, Word};
+use crate::word::State;
 
-/// How often servers look for a daemon while there is none.
-const TRY_NS: u64 = 250_000_000;
-/// Who asks the daemon for longer than this has died meanwhile.
-const ENTER_NS: u64 = 5_000_000_000;
 /// Moves that a waker follows.
 const MOVES: u32 = 8;
 
@@ -130,163 +127,6 @@ impl Home {
         self.futex.book().header().kernel.load(Acquire)
     }
 
-    /// The instance that this process has joined, if it still is the group's.
-    fn served(&self) -> Option<Served> {
-        // A handler must not find the lock held by its own thread.
-        let _busy = Busy::enter();
-        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
-        let it = served.as_ref()?;
-        (it.number == self.number() && it.forks == tls::forks()).then(|| it.clone())
-    }
-
-    /// The same, from a handler: `None` also when the lock is taken.
-    fn served_now(&self) -> Option<Served> {
-        let served = self.served.try_read().ok()?;
-        let it = served.as_ref()?;
-        (it.number == self.number()).then(|| it.clone())
-    }
-
-    /// The instance that serves the group; asks the daemon for one, or to join it, at
-    /// most every [`TRY_NS`].
-    fn enter(&self) -> Option<Served> {
-        if let Some(served) = self.served() {
-            return Some(served);
-        }
-        let number = self.number();
-        let now = clock::machine_now();
-        let soon = number & 1 == 0 || number == self.refused.load(Relaxed);
-        if soon && now < self.next_try_ns.load(Relaxed) {
-            return None;
-        }
-        let _busy = Busy::enter();
-        let _one = match self.entering.try_lock() {
-            Ok(one) => one,
-            Err(TryLockError::Poisoned(error)) => error.into_inner(),
-            // A daemon that does not answer holds up the one who asks, nobody else.
-            Err(TryLockError::WouldBlock) if number & 1 == 0 => return None,
-            Err(TryLockError::WouldBlock) => {
-                self.entering.lock().unwrap_or_else(PoisonError::into_inner)
-            }
-        };
-        if let Some(served) = self.served() {
-            return Some(served);
-        }
-        if soon && now < self.next_try_ns.load(Relaxed) {
-            return None;
-        }
-        self.next_try_ns.store(now.saturating_add(TRY_NS), Relaxed);
-        let made = match number & 1 {
-            1 => self.join(number),
-            _ => self.found(number, now),
-        };
-        match made {
-            Ok(served) => {
-                let mut slot = self.served.write().unwrap_or_else(PoisonError::into_inner);
-                *slot = Some(served.clone());
-                drop(slot);
-                if number & 1 == 0 {
-                    self.futex.call_servers();
-                }
-                Some(served)
-            }
-            Err(error) => {
-                let why = match error.kind() {
-                    ErrorKind::Denied => Why::Denied,
-                    ErrorKind::Quota | ErrorKind::Version | ErrorKind::Foreign => Why::Refused,
-                    ErrorKind::Full | ErrorKind::Invalid => Why::Refused,
-                    _ if number == 0 => Why::NoDaemon,
-                    _ => Why::DaemonGone,
-                };
-                self.why.store(why as u32, Relaxed);
-                self.refused.store(number, Relaxed);
-                None
-            }
-        }
-    }
-
-    fn socket() -> PathBuf {
-        std::env::var_os("UMCG_SOCKET").map_or_else(|| PathBuf::from(proto::SOCKET), PathBuf::from)
-    }
-
-    fn serve_by(&self, mut group: KernelGroup, number: u32) -> Served {
-        let futex = self.futex.clone();
-        group.watch(move || futex.book().header().kernel.load(Acquire) == number);
-        Served {
-            number,
-            forks: tls::forks(),
-            group: Arc::new(group),
-        }
-    }
-
-    fn join(&self, number: u32) -> Result<Served> {
-        let words = &self.futex.book().header().ticket;
-        let mut ticket = [0; 32];
-        for (bytes, word) in ticket.chunks_mut(8).zip(words) {
-            bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
-        }
-        match kernel::join(&Self::socket(), &ticket) {
-            Ok(group) => Ok(self.serve_by(group, number)),
-            Err(error) => {
-                if error.kind() == ErrorKind::NotFound {
-                    self.retire(number, None);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Asks the daemon for a new instance. One process at a time.
-    fn found(&self, number: u32, now: u64) -> Result<Served> {
-        let header = self.futex.book().header();
-        let since = header.entering_ns.load(Relaxed);
-        let busy = || Error::new(ErrorKind::Again, "group_create", since);
-        let mine = (since == 0 || now.saturating_sub(since) > ENTER_NS)
-            && header
-                .entering_ns
-                .compare_exchange(since, now, AcqRel, Relaxed)
-                .is_ok();
-        if !mine {
-            return Err(busy());
-        }
-        let made = kernel::connect(&Self::socket(), &self.config).and_then(|group| {
-            let ticket = group.ticket();
-            for (bytes, word) in ticket.chunks(8).zip(&header.ticket) {
-                let mut eight = [0; 8];
-                eight.copy_from_slice(bytes);
-                word.store(u64::from_le_bytes(eight), Relaxed);
-            }
-            let next = number.wrapping_add(1);
-            let won = header
-                .kernel
-                .compare_exchange(number, next, AcqRel, Relaxed)
-                .is_ok();
-            won.then(|| self.serve_by(group, next)).ok_or_else(busy)
-        });
-        header.entering_ns.store(0, Release);
-        made
-    }
-
-    /// Instance `number` serves nobody any more.
-    fn retire(&self, number: u32, group: Option<&KernelGroup>) {
-        let kernel = &self.futex.book().header().kernel;
-        let next = number.wrapping_add(1);
-        let first = kernel
-            .compare_exchange(number, next, AcqRel, Relaxed)
-            .is_ok();
-        self.why.store(Why::DaemonGone as u32, Relaxed);
-        if first && let Some(group) = group {
-            fence(SeqCst);
-            group.rouse();
-        }
-    }
-
-    pub(crate) fn mode(&self) -> Mode {
-        match self.served() {
-            Some(served) => served.group.mode(),
-            None => Mode::FutexOnly(Why::from_number(self.why.load(Relaxed))),
-        }
-    }
-
     fn home(&self, id: Id) -> u64 {
         let member = self.futex.book().member(id);
         member.map_or(0, |(_, side)| side.home.load(Acquire))
@@ -300,135 +140,6 @@ impl Home {
         }
         let served = self.served().filter(|it| is_at(home, it))?;
         Some((served, id_at_kernel(home)))
-    }
-
-    /// The calling thread's member `me`, RUNNING without a slot in the book, moves to the
-    /// kernel; a worker returns when a server there runs it. False: it stays.
-    fn to_kernel(&self, me: Id, kind: Kind, served: &Served) -> bool {
-        let Some((_, side)) = self.futex.book().member(me) else {
-            return false;
-        };
-        let mut told = |id: Id| {
-            side.home.store(home_of(served.number, id), SeqCst);
-            fence(SeqCst);
-            if kind == Kind::Worker && self.futex.take_wake(me) {
-                let _ = served.group.wake(id);
-            }
-            // pairs with wake()
-        };
-        let newcomer = side.runs.load(Relaxed) == 0;
-        let mut enlist = || served.group.enlist(kind, me.raw(), newcomer, &mut told);
-        let mut result = enlist();
-        if (result.as_ref()).is_err_and(|error| error.kind() == ErrorKind::Registered) {
-            // In an instance that is over for the group, but not for BPF.
-            served.group.leave_any();
-            result = enlist();
-        }
-        match result {
-            Ok(_) => true,
-            Err(error) => {
-                if lost(&error) {
-                    self.retire(served.number, Some(&served.group));
-                }
-                self.to_book(me, kind, Some(served));
-                false
-            }
-        }
-    }
-
-    /// The calling thread's member `me` moves to the book, RUNNING without a slot; a
-    /// worker takes its wake along. Its last word at the kernel.
-    fn to_book(&self, me: Id, kind: Kind, served: Option<&Served>) -> Word {
-        let Some((_, side)) = self.futex.book().member(me) else {
-            return Word(0);
-        };
-        let home = side.home.swap(0, SeqCst);
-        fence(SeqCst);
-        // pairs with wake()
-        if home == 0 {
-            return Word(0);
-        }
-        let id = id_at_kernel(home);
-        let word = match served {
-            Some(served) => served.group.last_word(id),
-            None => Word(PENDING), // nobody knows: one wake too many
-        };
-        if kind == Kind::Worker && word.flags() & PENDING != 0 {
-            let _ = self.futex.wake(me);
-        }
-        if let Some(served) = served {
-            // It may be served yet, when only this thread was not.
-            let _ = served.group.move_away(id);
-        }
-        word
-    }
-
-    /// What the kernel says of the calling worker is over: it goes on in the book.
-    /// Returns when it is run there, `Some` if its wait is over.
-    ///
-    /// RUNNING, not only RUNNABLE, means that it is: as BPF ends, it lets all run, with
-    /// no slot. Or the wait had not begun: then it ends early, as if woken.
-    fn worker_to_book(&self, me: Id, served: &Served, deadline_ns: u64) -> Result<Option<Woken>> {
-        self.retire(served.number, Some(&served.group));
-        let word = self.to_book(me, Kind::Worker, Some(served));
-        if !matches!(word.state(), Some(State::Runnable | State::Running)) {
-            return Ok(None);
-        }
-        let late = word.flags() & TIMEDOUT != 0 && clock::now() >= deadline_ns;
-        self.futex.queue_me(me)?;
-        self.move_on(me);
-        Ok(Some(if late { Woken::TimedOut } else { Woken::Woken }))
-    }
-
-    /// A worker that was let go without a slot asks the kernel's servers for one.
-    fn move_on(&self, me: Id) {
-        while self.home(me) == 0 && self.number() & 1 == 1 && self.futex.is_slotless(me) {
-            let Some(served) = self.enter() else { break };
-            if self.to_kernel(me, Kind::Worker, &served) {
-                break;
-            }
-            if self.number() == served.number {
-                break; // refused: it runs on without a slot
-            }
-            if self.futex.queue_me(me).is_err() {
-                break;
-            }
-        }
-    }
-
-    /// A server that runs nobody moves to where the group is served.
-    fn settle(&self, me: Id) -> Result<()> {
-        if self.home(me) != 0 {
-            return Ok(());
-        }
-        let Some(served) = self.enter() else {
-            return Ok(());
-        };
-        if self.futex.try_exit_slot(me) {
-            if !self.to_kernel(me, Kind::Server, &served) {
-                return self.arrive(me);
-            }
-            // As in arrive().
-            let _ = served.group.wake(id_at_kernel(self.home(me)));
-        }
-        Ok(())
-    }
-
-    /// Server `me` takes a slot in the book. A wake of the server itself may have missed
-    /// it on the way: it finds one.
-    fn arrive(&self, me: Id) -> Result<()> {
-        self.futex.enter_slot(me)?;
-        self.futex.wake(me)
-    }
-
-    fn server_to_book(&self, me: Id, served: &Served) -> Result<()> {
-        self.retire(served.number, Some(&served.group));
-        for event in served.group.take_all_left() {
-            self.futex
-                .tell_left(Id::from_raw(event.cookie), Word(event.tag));
-        }
-        self.to_book(me, Kind::Server, Some(served));
-        self.arrive(me)
     }
 
     /// The kernel's event in the group's names.
@@ -532,44 +243,6 @@ impl Home {
 
     fn futex_member(&self, id: Id) -> Result<()> {
         self.futex.state(id).map(|_| ())
-    }
-
-    /// `worker` lives elsewhere than the server that wants to run it: one that waits is
-    /// woken, one that sits in the book, RUNNABLE and maybe on nobody's list any more,
-    /// is sent off; it is listed when it has moved.
-    fn not_here_yet(&self, worker: Id) -> Error {
-        let idle = self.state(worker).is_ok_and(|it| it.state == State::Idle);
-        if idle {
-            let _ = self.wake(worker);
-        } else {
-            self.futex.send_off(worker.index());
-        }
-        let kind = if idle {
-            ErrorKind::Again
-        } else {
-            ErrorKind::WrongState
-        };
-        Error::new(kind, "run", worker.raw())
-    }
-
-    /// What `run` says when the daemon went away meanwhile.
-    fn rescued(&self, worker: Id) -> Event {
-        let side = self.futex.book().sides().get(worker.index() as usize);
-        Event {
-            worker,
-            cookie: side.map_or(0, |side| side.cookie.load(Relaxed)),
-            reason: Reason::Rescued,
-            tag: 0,
-            at_ns: clock::now(),
-            run_ns: 0,
-            wait_ns: 0,
-        }
-    }
-
-    /// Server `me` lives at an instance that is over.
-    fn lost_server(&self, me: Id) -> Result<()> {
-        self.to_book(me, Kind::Server, None);
-        self.arrive(me)
     }
 
     pub(crate) fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event> {
