@@ -355,7 +355,7 @@ static __always_inline void edge_tick(struct task_struct *p)
 	if (!c->want || quiet_now(c, now) < HOG_NS)
 		return;
 	c->want = 0;
-	if (!scx_bpf_dsq_nr_queued(PARK(cpu)))
+	if (!is_due(c) && !scx_bpf_dsq_nr_queued(PARK(cpu)))
 		return;
 	count_on(c, preempt_tick);
 	c->preempting = 1;

@@ -388,8 +388,11 @@ static __always_inline void groups_end(void)
 	}
 }
 
-/* The new program knows nothing of the group: an ordinary thread again. */
-SEC("tp_btf/sched_process_exec")
+/*
+ * The new program knows nothing of the group: an ordinary thread again. From the point of
+ * no return on, as exec then waits for all other threads to die, the servers among them.
+ */
+SEC("tp_btf/sched_prepare_exec")
 int BPF_PROG(umcg_exec, struct task_struct *p)
 {
 	struct umcg_task *t = task_ctx(p);

@@ -3,14 +3,14 @@
  * gsweep: the relief valve of application groups: no member is held for ever.
  *
  * Does:    looks at SWEEP_STEPS records per tick of the timer, in turns, for held
- *          1. servers: parked for PARK_MAX, or past their deadline: let run, to
+ *          1. servers: parked for too long, or past their deadline: let run, to
  *             sleep for real or to return; a run() past its deadline: its worker
  *             is kicked; a lost hand-over or list is made good;
  *          2. workers that wait: past their deadline: RUNNABLE; parked for
- *             PARK_MAX: let run as ghosts, to sleep for real;
- *          3. workers that may run: since 50 ms after a wake-up (they may hold
- *             kernel locks), 1 s else (the relief budget, if that is less),
- *             ABSENT_NS if no server can take them: let run, RESCUED;
+ *             too long: let run as ghosts, to sleep for real;
+ *          3. workers that may run: let run, RESCUED, after hold_limit(): 50 ms after
+ *             a wake-up (they may own locks of the kernel), 1 s else (the relief
+ *             budget, if that is less), ABSENT_NS if no server can take them;
  *          4. whoever dies, stops or freezes: at once.
  * State:   umcg_member.held, the cursor.
  * Called from: the relief timer (softirq).
@@ -28,17 +28,27 @@
 #define WOKEN_NS (50 * NSEC_PER_MSEC)
 #define VOLUNTARY_NS (1000 * NSEC_PER_MSEC)
 #define ABSENT_NS (2 * NSEC_PER_MSEC)
+#define BUSY_PARK_NS (64 * NSEC_PER_MSEC)	/* some slices of others */
 
 u32 umcg_sweep_group;
 u32 umcg_sweep_idx;
 
-/* Lets a held member run. */
-static __always_inline void let_run(struct umcg_member *m)
+/*
+ * Held for so long that a real sleep is better: it counts as runnable.
+ * Where others wait for the CPU, as the group's own slot may, time passes without its
+ * doing, and one more who wants to run there only to sleep makes that worse.
+ */
+static __always_inline bool parked_enough(const struct umcg_member *m, u64 now)
 {
-	if (!unhold(m))
-		return;
-	count(grp_unheld);
-	release_to(m);
+	u64 held = now - m->parked_ns;
+	struct task_struct *p;
+
+	if (held <= PARK_MAX_NS)
+		return false;
+	if (held > BUSY_PARK_NS)
+		return true;
+	p = worker_task(m->sys);
+	return !p || scx_bpf_dsq_nr_queued(PARK(scx_bpf_task_cpu(p))) <= 0;
 }
 
 static __always_inline s32 member_kick(struct umcg_member *w)
@@ -76,27 +86,37 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 	}
 	if (!READ_ONCE(s->held))
 		return;
-	if (now > s->parked_ns + PARK_MAX_NS || (late && !cur) ||
-	    (s->op == UMCG_OP_DONE && !cur))
+	if ((late && !cur) || (s->op == UMCG_OP_DONE && !cur) || parked_enough(s, now))
 		let_run(s);
 }
 
-/* Nobody who could run it: no server, or its own is blocked outside a wait. */
-static __always_inline bool server_cannot(void *truth, const struct umcg_member *w)
+/*
+ * How long @w may be held. Where nobody could run it, no server or its own blocked outside
+ * of a wait, hardly; but a server that is stuck waits for those alone that may own a lock,
+ * the others would only be in their way.
+ */
+static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w)
 {
 	struct umcg_group *head = group_head(truth);
-	struct umcg_member *s = member_at(truth, w->home);
+	struct umcg_member *s = w->home ? member_at(truth, w->home) : NULL;
+	u64 limit = relief_budget();	/* it counts for the watchdog while it is held */
+	bool blocked;
 
 	if (!head || !READ_ONCE(head->servers))
-		return true;
-	return s && s->kind == UMCG_M_SERVER &&
-	       word_state(READ_ONCE(s->word)) == UMCG_BLOCKED;
+		return ABSENT_NS;
+	blocked = s && s->kind == UMCG_M_SERVER &&
+		  word_state(READ_ONCE(s->word)) == UMCG_BLOCKED;
+	if (READ_ONCE(head->stuck) ? may_own_lock(w) : blocked)
+		return ABSENT_NS;
+	if (blocked || w->why == UMCG_R_UNBLOCKED)
+		return WOKEN_NS;
+	return limit < VOLUNTARY_NS ? limit : VOLUNTARY_NS;
 }
 
 static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 					 struct umcg_member *w, u64 now)
 {
-	u64 held = now - w->parked_ns, seen, limit;
+	u64 held = now - w->parked_ns, seen;
 
 	if (word_state(READ_ONCE(w->word)) == UMCG_IDLE) {
 		if (w->deadline_ns <= now) {
@@ -106,19 +126,12 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 				w->parked_ns = now;
 				tell_worker(g, idx, w->home);
 			}
-		} else if (held > PARK_MAX_NS) {
+		} else if (parked_enough(w, now)) {
 			let_run(w);
 		}
 		return;
 	}
-	limit = relief_budget();	/* it counts for the watchdog while it is held */
-	if (limit > VOLUNTARY_NS)
-		limit = VOLUNTARY_NS;
-	if (w->why == UMCG_R_UNBLOCKED && limit > WOKEN_NS)
-		limit = WOKEN_NS;
-	if (held > ABSENT_NS && server_cannot(truth, w))
-		limit = 0;
-	if (held > limit)
+	if (held > hold_limit(truth, w))
 		let_run(w);
 }
 

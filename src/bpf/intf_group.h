@@ -208,7 +208,10 @@ struct umcg_group {
 	u64 shared;		/* edges to RUNNING beside another of that server: a bug */
 	u32 uid;		/* who made it */
 	u8 name[32];		/* for people, ends with 0 */
-	u32 pad[21];
+	u32 pad0;
+	u64 stuck;		/* bit (index - 1): sleeps uninterruptibly in the kernel, maybe
+				 * for a lock that a worker has: these are not held then */
+	u32 pad[18];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */

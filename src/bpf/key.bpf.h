@@ -6,7 +6,7 @@
  *          2. place: a waker's v stays within LAG of its CPU's clock;
  *          3. move: v goes from one CPU's clock to another's;
  *          4. key: v plus the agent's bias, or the policy's own key, or arrival;
- *          5. beaten: may this wakee preempt what runs there?
+ *          5. beaten: may this wakee preempt what runs there? And the nearest such CPU.
  * State:   umcg_task.v/avg/burst/quiet/exec, umcg_cpu.vnow and cur_*.
  * Called from: select_cpu (place, beaten), enqueue, dispatch, running, stopping,
  *          quiescent, tick.
@@ -23,6 +23,7 @@
 #define __UMCG_KEY_BPF_H
 
 #include "cgroup.bpf.h"
+#include "near.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
 #define OWE_NS (500 * NSEC_PER_MSEC)	/* the latter in virtual time: LAG of nice 19 */
@@ -30,6 +31,7 @@
 #define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
 #define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
 #define SHORT_RATIO 4
+#define BEATEN_TRIES 8
 
 static __always_inline u32 sat_add32(u32 a, u64 b)
 {
@@ -246,6 +248,23 @@ static __always_inline bool beaten(const struct umcg_task *t,
 		return false;
 	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
 	return key_before(v_on(t, cpu) + bias_of(w), cur_v);
+}
+
+static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
+				       struct umcg_worker *w, s32 prev_cpu, u64 now)
+{
+	s32 cpu;
+	int i;
+
+	bpf_for(i, 0, BEATEN_TRIES) {
+		if (i >= umcg_nr_cpus)
+			break;
+		cpu = i ? near_cpu(prev_cpu, i - 1) : prev_cpu;
+		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
+		    beaten(t, w, cpu, now))
+			return cpu;
+	}
+	return -1;
 }
 
 #endif /* __UMCG_KEY_BPF_H */

@@ -24,8 +24,8 @@
 #ifndef __UMCG_MEMBER_BPF_H
 #define __UMCG_MEMBER_BPF_H
 
+#include "jam.bpf.h"
 #include "preempt.bpf.h"
-#include "slot.bpf.h"
 
 #define SCHED_EXT_POLICY 7
 
@@ -65,19 +65,6 @@ static __always_inline void member_yield(struct umcg_task *t)
 	m->deadline_ns = READ_ONCE(desk->deadline_ns);
 	m->why = UMCG_R_NONE;
 	t->yielded = 0;
-}
-
-/* The slot's time from and to the thread that has it. */
-static __always_inline void slot_store(struct umcg_member *s, const struct umcg_task *t)
-{
-	s->slot_v = t->v;
-	s->slot_cpu = t->clock_cpu;
-}
-
-static __always_inline void slot_load(const struct umcg_member *s, struct umcg_task *t)
-{
-	t->v = s->slot_v;
-	t->clock_cpu = s->slot_cpu;
 }
 
 static __always_inline void slot_store_left(void *truth, struct umcg_task *t)
@@ -295,6 +282,10 @@ __weak int member_hold(struct task_struct *p __arg_trusted,
 		t->ghost = 1;
 		return false;
 	}
+	if (runs_on(t, truth, m)) {
+		count(grp_unheld);
+		return false;
+	}
 	return worker_hold(t, m, truth, cpu, enq_flags, now);
 }
 
@@ -344,6 +335,7 @@ static __always_inline void server_running_app(struct umcg_task *t,
 	head = group_head(truth);
 	if (head && (READ_ONCE(head->idle) & server_bit(t->member)))
 		__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+	unjam(t, truth);
 }
 
 /* The group's side of ops.running; the system group's follows. */
@@ -397,8 +389,11 @@ __weak int member_blocks(struct task_struct *p __arg_trusted,
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (t->kind == UMCG_K_GSERVER) {
 		slot_store(m, t);
-		if (!ghost)
-			member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
+		if (ghost)
+			return 0;
+		member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
+		if (!t->soft && !(flags & UMCG_F_STOPPED))
+			jam(t, truth);
 		return 0;
 	}
 	if (ghost && !READ_ONCE(m->slot) &&
@@ -456,6 +451,7 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 
 	__sync_fetch_and_and(&head->servers, ~server_bit(t->member));
 	__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+	unjam(t, truth);
 	w = wi ? member_at(truth, wi) : NULL;
 	if (w)
 		umcg_cmpxchg(&w->slot, t->member, 0);

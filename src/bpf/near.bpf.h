@@ -8,7 +8,7 @@
  *          all CPUs of an LLC begin with the same one. A machine with more CPUs than
  *          a row has entries: the last quarter is drawn at random each time.
  * State:   umcg_near, written by the agent before the load, see agent/near.rs.
- * Called from: dispatch (steal, rotate), select_cpu (find_beaten).
+ * Called from: dispatch (steal, rotate), select_cpu and a group's wake-ups (find_beaten).
  * Never:   knows of hotplug: a CPU that is offline has nothing, or what is stranded.
  */
 #ifndef __UMCG_NEAR_BPF_H

@@ -97,6 +97,19 @@ static __always_inline u32 due_pop(struct umcg_cpu *c)
 	return 0;
 }
 
+/* The slot's time from and to the thread that has it. */
+static __always_inline void slot_store(struct umcg_member *s, const struct umcg_task *t)
+{
+	s->slot_v = t->v;
+	s->slot_cpu = t->clock_cpu;
+}
+
+static __always_inline void slot_load(const struct umcg_member *s, struct umcg_task *t)
+{
+	t->v = s->slot_v;
+	t->clock_cpu = s->slot_cpu;
+}
+
 static __always_inline bool unhold(struct umcg_member *m)
 {
 	return READ_ONCE(m->held) && umcg_cmpxchg(&m->held, 1, 0) == 1;
@@ -203,7 +216,26 @@ static __always_inline void kick_for(struct umcg_member *m, s32 cpu)
 	/* pairs with idle_changed(): going idle just now, it sees what is due */
 }
 
-/* Held, not needed where it was: an idle CPU, or its own. */
+/*
+ * A server that has news is as good as a wakee: where the slot beats who runs, it does
+ * not wait for the tick. -1: nowhere.
+ */
+static __always_inline s32 slot_beats(struct task_struct *p, const struct umcg_member *s)
+{
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_worker *w = worker_rec(s->sys);
+	s32 cpu;
+
+	if (umcg_order != UMCG_ORDER_FAIR || !t || !w || w->class_ == UMCG_CLASS_IDLE)
+		return -1;
+	slot_load(s, t);
+	cpu = find_beaten(p, t, w, scx_bpf_task_cpu(p), umcg_now());
+	if (cpu >= 0)
+		cpu_rec(cpu)->preempting = 1;
+	return cpu;
+}
+
+/* Held, not needed where it was: an idle CPU, one that it beats, or its own. */
 static __always_inline void release_to(struct umcg_member *m)
 {
 	struct task_struct *p = worker_task(m->sys);
@@ -214,10 +246,27 @@ static __always_inline void release_to(struct umcg_member *m)
 		return;
 	}
 	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	if (cpu < 0 && m->kind == UMCG_M_SERVER) {
+		cpu = slot_beats(p, m);
+		if (cpu >= 0) {
+			make_due(m, cpu);
+			kick(cpu, SCX_KICK_PREEMPT);
+			return;
+		}
+	}
 	if (cpu < 0)
 		cpu = scx_bpf_task_cpu(p);
 	make_due(m, cpu);
 	kick_for(m, cpu);
+}
+
+/* The relief valve lets held member @m run. */
+static __always_inline void let_run(struct umcg_member *m)
+{
+	if (!unhold(m))
+		return;
+	count(grp_unheld);
+	release_to(m);
 }
 
 static __always_inline bool has_news(const struct umcg_desk *desk)

@@ -20,10 +20,7 @@
 #include "context.bpf.h"
 #include "key.bpf.h"
 #include "limit.bpf.h"
-#include "near.bpf.h"
 #include "server.bpf.h"
-
-#define BEATEN_TRIES 8
 
 /* True: who runs on @cpu, this one, is the waker. */
 static __always_inline bool mark_waker(s32 cpu, u64 now)
@@ -73,23 +70,6 @@ static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
 {
 	return (wake_flags & SCX_WAKE_SYNC) &&
 	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) && hand_down(cpu, now);
-}
-
-static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
-				       struct umcg_worker *w, s32 prev_cpu, u64 now)
-{
-	s32 cpu;
-	int i;
-
-	bpf_for(i, 0, BEATEN_TRIES) {
-		if (i >= umcg_nr_cpus)
-			break;
-		cpu = i ? near_cpu(prev_cpu, i - 1) : prev_cpu;
-		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
-		    beaten(t, w, cpu, now))
-			return cpu;
-	}
-	return -1;
 }
 
 static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,

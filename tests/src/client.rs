@@ -104,6 +104,19 @@ impl Client {
         // SAFETY: a child of ours, not reaped yet.
         unsafe { libc::kill(self.pid, signal) };
     }
+
+    /// Whether all of its threads have ended; it is reaped by that.
+    pub fn is_reaped(&self) -> bool {
+        // SAFETY: a child of ours; no status is asked for.
+        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::WNOHANG) == self.pid }
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(self) {
+        self.signal(libc::SIGKILL);
+        // SAFETY: a child of ours; no status is asked for.
+        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
+    }
 }
 
 /// A worker thread: registers, runs `body`, unregisters.
@@ -178,12 +191,46 @@ impl Seen {
 /// Nothing for so long is a lost wake.
 const PATIENCE_NS: u64 = 20_000_000_000;
 
+/// What the servers of a group know together.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Workers that have left.
+    pub gone: AtomicU64,
+    /// Runs that ended by a block or a fault.
+    pub blocks: AtomicU64,
+    /// When a server last had something to do.
+    last_ns: AtomicU64,
+}
+
+impl Progress {
+    fn saw(&self, gone: u64) {
+        self.gone.fetch_add(gone, Ordering::SeqCst);
+        self.last_ns.fetch_max(sys::now_ns(), Ordering::Relaxed);
+    }
+
+    /// Fails when nothing has happened for long, at any server.
+    fn patience(&self, group: &KernelGroup, seen: &Seen) -> Result<()> {
+        let idle = sys::now_ns().saturating_sub(self.last_ns.load(Ordering::Relaxed));
+        ensure!(
+            idle < PATIENCE_NS,
+            "nothing for 20 s: {seen:?}; {:?}",
+            group.list()?
+        );
+        Ok(())
+    }
+}
+
 /// Serves until `exits` workers have left; FIFO. The calling thread is server `me`.
 pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
+    serve_beside(group, me, exits, &Progress::default())
+}
+
+/// The same beside other servers: until `exits` workers have left, whoever was told.
+pub fn serve_beside(group: &KernelGroup, me: Id, exits: u64, all: &Progress) -> Result<Seen> {
     let mut seen = Seen::default();
     let mut ready = VecDeque::new();
-    let mut last = sys::now_ns();
-    while seen.exited + seen.left < exits {
+    all.saw(0);
+    while all.gone.load(Ordering::SeqCst) < exits {
         let deadline = match ready.is_empty() {
             true => sys::now_ns() + 20_000_000,
             false => 0,
@@ -191,7 +238,7 @@ pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
         match group.next_event(me, deadline) {
             Ok(event) if event.reason == Reason::Exited => {
                 seen.left += 1;
-                last = sys::now_ns();
+                all.saw(1);
                 continue;
             }
             Ok(event) => {
@@ -210,17 +257,17 @@ pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
             Err(error) => bail!("next_event: {error}; {seen:?}"),
         }
         let Some(next) = ready.pop_front() else {
-            let idle = sys::now_ns() - last;
-            ensure!(
-                idle < PATIENCE_NS,
-                "nothing for 20 s: {seen:?}; {:?}",
-                group.list()?
-            );
+            all.patience(group, &seen)?;
             continue;
         };
-        last = sys::now_ns();
+        all.saw(0);
         match group.run(me, next, u64::MAX) {
-            Ok(event) => seen.count(&event),
+            Ok(event) => {
+                seen.count(&event);
+                let blocks = matches!(event.reason, Reason::Blocked { .. } | Reason::Fault);
+                all.blocks.fetch_add(blocks.into(), Ordering::Relaxed);
+                all.saw((event.reason == Reason::Exited).into());
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -234,8 +281,43 @@ pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
             Err(error) => bail!("run: {error}; {seen:?}"),
         }
     }
-    ensure!(seen.exited + seen.left == exits, "told twice: {seen:?}");
+    let gone = all.gone.load(Ordering::SeqCst);
+    ensure!(gone == exits, "told twice: {gone} of {exits}, {seen:?}");
     Ok(seen)
+}
+
+/// Serves with `servers` threads until `exits` workers have left: what each saw, checked.
+pub fn serve_by(
+    group: &Arc<KernelGroup>,
+    servers: usize,
+    exits: u64,
+    all: &Arc<Progress>,
+) -> Result<Vec<Seen>> {
+    let serve = |number| {
+        let (group, all) = (group.clone(), all.clone());
+        std::thread::spawn(move || -> Result<Seen> {
+            let me = group.register(Kind::Server, number, &mut |_| {})?;
+            let seen = serve_beside(&group, me, exits, &all)?;
+            group.unregister(me)?;
+            seen.check(&group)?;
+            Ok(seen)
+        })
+    };
+    let threads: Vec<_> = (0..servers as u64).map(serve).collect();
+    let join = |thread: JoinHandle<Result<Seen>>| {
+        let result = thread.join();
+        result.map_err(|_| anyhow::anyhow!("a server panicked"))?
+    };
+    threads.into_iter().map(join).collect()
+}
+
+/// Waits for threads that return a result.
+pub fn join_all(threads: Vec<JoinHandle<Result<()>>>) -> Result<()> {
+    for thread in threads {
+        let result = thread.join();
+        result.map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    Ok(())
 }
 
 /// An id that one thread publishes and another waits for.

@@ -166,7 +166,7 @@ impl Home {
     pub(crate) fn register(&self, kind: Kind, cookie: u64, told: &mut dyn FnMut(Id)) -> Result<Id> {
         let id = match self.futex.admit(kind, cookie) {
             Err(error) if error.kind() == ErrorKind::Full => {
-                self.futex.bury_dead_servers();
+                self.bury_dead();
                 self.futex.admit(kind, cookie)?
             }
             admitted => admitted?,
@@ -403,8 +403,20 @@ impl Home {
         self.futex.state(who)
     }
 
-    pub(crate) fn list(&self) -> Result<Vec<Member>> {
+    /// Removes members that died without a word: servers, of which nobody tells, and
+    /// workers that lived on for a while after they had left the kernel's side, as one
+    /// does that runs another program.
+    fn bury_dead(&self) {
         self.futex.bury_dead_servers();
+        for member in self.futex.list().unwrap_or_default() {
+            if (self.at_kernel(member.id)).is_some_and(|(served, id)| served.group.has_left(id)) {
+                self.futex.forget_dead(member.id);
+            }
+        }
+    }
+
+    pub(crate) fn list(&self) -> Result<Vec<Member>> {
+        self.bury_dead();
         let mut members = self.futex.list()?;
         for member in &mut members {
             if let Ok(state) = self.state(member.id) {

@@ -10,7 +10,7 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
 use super::{Test, short};
-use crate::client::{self, Name, Seen, all_stopped, group_maps, serve, worker};
+use crate::client::{self, Name, Seen, all_stopped, group_maps, join_all, serve, worker};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
 
 pub const TESTS: &[Test] = &[
@@ -71,15 +71,6 @@ fn in_client_of(sched: &Sched, body: fn() -> Result<()>) -> Result<()> {
         "{shared} times two running workers of a server"
     );
     ensure!(illegal == 0, "{illegal} illegal edges");
-    Ok(())
-}
-
-fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<()> {
-    for thread in threads {
-        thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
-    }
     Ok(())
 }
 
@@ -331,7 +322,7 @@ fn kick() -> Result<Verdict> {
 const FAULTS: usize = 200;
 
 /// Pages that a thread outside of the group fills, by userfaultfd in user mode.
-fn faulting_pages(pages: usize) -> Result<usize> {
+pub(super) fn faulting_pages(pages: usize) -> Result<usize> {
     const API: u64 = 0xc018_aa3f;
     const REGISTER: u64 = 0xc020_aa00;
     const ZEROPAGE: u64 = 0xc020_aa04;
@@ -499,7 +490,7 @@ fn crowd(group: &Arc<KernelGroup>, me: Id) -> Result<()> {
     serve(group, me, u64::MAX).map(|_| ())
 }
 
-fn state_of(pid: i32) -> char {
+pub(super) fn state_of(pid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ")
         .next()
@@ -635,7 +626,7 @@ fn teardown() -> Result<Verdict> {
 }
 
 /// One FUTEX_WAIT or FUTEX_WAKE of a word of this process alone: the cheapest there is.
-fn private_futex(word: &AtomicU32, op: i32, value: u32) {
+pub(super) fn private_futex(word: &AtomicU32, op: i32, value: u32) {
     // SAFETY: the word lives through the call; no time-out is given.
     unsafe {
         libc::syscall(
@@ -649,7 +640,7 @@ fn private_futex(word: &AtomicU32, op: i32, value: u32) {
 }
 
 /// Instructions are nanoseconds here: ratios to a futex ping-pong under EEVDF.
-fn futex_round_trip(rounds: u64) -> Result<f64> {
+pub(super) fn futex_round_trip(rounds: u64) -> Result<f64> {
     let turn: Arc<AtomicU32> = Arc::default();
     let other = turn.clone();
     let pass = |turn: &AtomicU32, mine: u32| {

@@ -1,5 +1,15 @@
 //! All tests, by what they are about.
 
+mod app;
+mod app_cost;
+mod app_cycles;
+mod app_end;
+mod app_hostile;
+mod app_many;
+mod app_pair;
+mod app_race;
+mod app_share;
+mod app_stall;
 mod bars;
 mod calls;
 mod cgroup;
@@ -124,6 +134,15 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         servers::TESTS,
         published::TESTS,
         calls::TESTS,
+        app_cycles::TESTS,
+        app_many::TESTS,
+        app_hostile::TESTS,
+        app_cost::TESTS,
+        app_stall::TESTS,
+        app_end::TESTS,
+        app_share::TESTS,
+        app_race::TESTS,
+        app_pair::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,223 @@
+//! What servers get out of the machine: many sleepers on few servers, and more servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use umcg::runtime::{Builder, Queue, yield_now};
+
+use super::app::{Board, in_client, is_sound, no_slack};
+use super::{Test, timed};
+use crate::client;
+use crate::harness::{Sched, Verdict, median, metric};
+
+pub const TESTS: &[Test] = &[
+    timed(
+        "vm_app_sleepers_fill_two_servers",
+        "app-share",
+        90,
+        sleepers,
+    ),
+    timed("vm_app_two_servers_shared_queue", "app", 30, scaling::<0>),
+    timed("vm_app_two_servers_stealing", "app", 30, scaling::<1>),
+];
+
+const LIMIT: Duration = Duration::from_secs(300);
+const PIECE_NS: u64 = 4_000_000;
+const PAUSE: Duration = Duration::from_millis(76);
+const SERVERS: usize = 2;
+const WORKERS: usize = 64;
+
+/// CPU time of the calling thread.
+fn thread_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: time lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Work of a fixed number of steps.
+fn compute(steps: u64) {
+    let mut sum = 1u64;
+    for i in 0..steps {
+        sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(i));
+    }
+}
+
+/// Steps that take [`PIECE_NS`] of CPU time: fixed, so that a piece is the same work for all,
+/// also where time passes and nothing is computed. The quickest of some.
+fn steps_of_a_piece() -> u64 {
+    const TRY: u64 = 1_000_000;
+    let took = (0..20).map(|_| {
+        let began = thread_ns();
+        compute(TRY);
+        thread_ns() - began
+    });
+    let least = took.min().unwrap_or(1).max(1);
+    (TRY * PIECE_NS / least).max(1)
+}
+
+/// Pieces per second of what `start` lets loose until the flag is up: seen for 2 s, after
+/// half a second to come up to speed.
+fn rate(start: impl FnOnce(&Arc<AtomicBool>, &Arc<AtomicU64>) -> Result<()>) -> Result<f64> {
+    let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    start(&over, &done)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (began, before) = (Instant::now(), done.load(Ordering::SeqCst));
+    std::thread::sleep(Duration::from_secs(2));
+    let pieces = (done.load(Ordering::SeqCst) - before) as f64;
+    let rate = pieces / began.elapsed().as_secs_f64();
+    over.store(true, Ordering::SeqCst);
+    Ok(rate)
+}
+
+fn job(over: &AtomicBool, done: &AtomicU64, steps: u64, pause: Option<Duration>) {
+    while !over.load(Ordering::Relaxed) {
+        compute(steps);
+        done.fetch_add(1, Ordering::SeqCst);
+        if let Some(pause) = pause {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+/// `SERVERS` plain threads that do one job after the other.
+fn plain(steps: u64, pause: Option<Duration>) -> Result<f64> {
+    rate(|over, done| {
+        for _ in 0..SERVERS {
+            let (over, done) = (over.clone(), done.clone());
+            std::thread::spawn(move || {
+                no_slack();
+                job(&over, &done, steps, pause);
+            });
+        }
+        Ok(())
+    })
+}
+
+fn in_group(steps: u64) -> Result<f64> {
+    let runtime = Builder::new()
+        .servers(SERVERS)
+        .max_workers(WORKERS)
+        .build()?;
+    rate(|over, done| {
+        for _ in 0..WORKERS {
+            let (over, done) = (over.clone(), done.clone());
+            runtime.spawn(move || {
+                no_slack();
+                job(&over, &done, steps, Some(PAUSE));
+            });
+        }
+        Ok(())
+    })
+}
+
+const PURE: usize = 0;
+const POOL: usize = 1;
+const GROUP: usize = 2;
+
+/// In thousandths, as numbers of a board are whole.
+fn put(board: Board, at: usize, rate: f64) {
+    board.set(at, (rate * 1e3) as u64);
+}
+
+/// The pool and pure computing under EEVDF, the group under this scheduler, in turn.
+fn sleepers() -> Result<Verdict> {
+    let board = Board::new()?;
+    let steps = steps_of_a_piece();
+    let mut rounds: [Vec<f64>; 3] = Default::default();
+    for _ in 0..5 {
+        client::spawn(move || {
+            put(board, PURE, plain(steps, None)?);
+            put(board, POOL, plain(steps, Some(PAUSE))?);
+            Ok(())
+        })?
+        .result(LIMIT)?;
+        let sched = Sched::start(&[])?;
+        client::spawn(move || {
+            put(board, GROUP, in_group(steps)?);
+            Ok(())
+        })?
+        .result(LIMIT)?;
+        is_sound(&sched)?;
+        sched.stop()?;
+        for (at, rates) in rounds.iter_mut().enumerate() {
+            rates.push(board.get(at) as f64 / 1e3);
+        }
+    }
+    let [pure, pool, group] = rounds.each_mut().map(|rates| median(rates));
+    let (by_pool, by_pure) = (group / pool, group / pure);
+    metric(
+        "app_sleepers",
+        &[
+            ("pure_per_s", pure),
+            ("pool_per_s", pool),
+            ("group_per_s", group),
+            ("by_pool", by_pool),
+            ("by_pure", by_pure),
+        ],
+    );
+    ensure!(by_pool >= 15.0, "{by_pool:.2} times the pool, at least 15");
+    ensure!(
+        by_pure >= 0.9,
+        "{by_pure:.3} of two computing threads, at least 0.9"
+    );
+    Ok(Verdict::Ok)
+}
+
+const TASKS: usize = 16;
+const PIECES: usize = 12;
+
+/// Seconds that tasks which only compute take.
+fn batch(servers: usize, queue: Queue, steps: u64) -> Result<f64> {
+    let runtime = Builder::new()
+        .servers(servers)
+        .max_workers(TASKS)
+        .queue(queue)
+        .build()?;
+    let began = Instant::now();
+    let task = move || {
+        for _ in 0..PIECES {
+            compute(steps);
+            yield_now();
+        }
+    };
+    let tasks: Vec<_> = (0..TASKS).map(|_| runtime.spawn(task)).collect();
+    for task in tasks {
+        task.join()
+            .map_err(|_| anyhow::anyhow!("a task panicked"))?;
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn scaling<const QUEUE: usize>() -> Result<Verdict> {
+    in_client(LIMIT, || scale([Queue::Shared, Queue::PerServer][QUEUE]))
+}
+
+/// Two servers by one, in turn.
+fn scale(queue: Queue) -> Result<()> {
+    let steps = steps_of_a_piece();
+    batch(2, queue, steps)?;
+    let (mut ratios, mut one_s, mut two_s) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..7 {
+        let (one, two) = (batch(1, queue, steps)?, batch(2, queue, steps)?);
+        ratios.push(one / two);
+        one_s.push(one);
+        two_s.push(two);
+    }
+    let ratio = median(&mut ratios);
+    metric(
+        &format!("app_scaling_{queue:?}").to_lowercase(),
+        &[
+            ("ratio", ratio),
+            ("one_s", median(&mut one_s)),
+            ("two_s", median(&mut two_s)),
+        ],
+    );
+    ensure!(ratio >= 1.8, "two servers by one: {ratio:.3}, at least 1.8");
+    Ok(())
+}
