@@ -17,15 +17,15 @@ use umcg::{Id, Kind, Reason};
 
 use super::app::{Board, is_sound, no_slack};
 use super::group::{futex_round_trip, private_futex};
-use super::{Test, short};
+use super::{Test, full};
 use crate::client::{self, join_all, worker};
 use crate::harness::{Sched, Verdict, median, metric, sibling};
 use crate::load;
 
-pub const TESTS: &[Test] = &[short(
-    "vm_app_block_to_server_cost",
+pub const TESTS: &[Test] = &[full(
+    "vm_full_app_block_to_server_cost",
     "app-cost,icount,cpus=1",
-    60,
+    20,
     cost,
 )];
 

@@ -19,9 +19,9 @@ use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::leak::Held;
 
 pub const TESTS: &[Test] = &[
-    timed("vm_app_kill_in_all_states", "app-end", 40, ends::<KILL>),
-    timed("vm_app_stop_in_all_states", "app-end", 40, ends::<STOP>),
-    timed("vm_app_exec_in_all_states", "app-end", 40, ends::<EXEC>),
+    timed("vm_app_kill_in_all_states", "app-end", 20, ends::<KILL>),
+    timed("vm_app_stop_in_all_states", "app-end", 20, ends::<STOP>),
+    timed("vm_app_exec_in_all_states", "app-end", 20, ends::<EXEC>),
 ];
 
 const KILL: usize = 0;
@@ -30,7 +30,7 @@ const EXEC: usize = 2;
 const NAMES: [&str; 3] = ["kill", "stop", "exec"];
 
 const WORKERS: usize = 64;
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 const MOST_MS: f64 = 100.0;
 
 /// On the board: who calls exec, from now on.

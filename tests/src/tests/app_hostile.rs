@@ -23,8 +23,8 @@ use crate::load::Hog;
 pub const TESTS: &[Test] = &[
     timed(
         "vm_app_hostile_client_harms_nobody",
-        "app-hostile",
-        60,
+        "app-hostile,newest",
+        45,
         beside::<2, 5, 5>,
     ),
     Test {

@@ -18,7 +18,12 @@ use crate::harness::{Sched, Verdict, median, metric, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
-    short("vm_app_pair_beside_hog", "app-pair", 60, pair::<4, 2>),
+    short(
+        "vm_app_pair_beside_hog",
+        "app-pair,newest",
+        45,
+        pair::<4, 2>,
+    ),
     full(
         "vm_full_app_pair_beside_hog_by_instructions",
         "app-pair-count,icount,cpus=1",

@@ -15,12 +15,22 @@ use crate::harness::{Sched, Verdict, median, metric};
 pub const TESTS: &[Test] = &[
     timed(
         "vm_app_sleepers_fill_two_servers",
-        "app-share",
-        90,
+        "app-share,newest",
+        60,
         sleepers,
     ),
-    timed("vm_app_two_servers_shared_queue", "app", 30, scaling::<0>),
-    timed("vm_app_two_servers_stealing", "app", 30, scaling::<1>),
+    timed(
+        "vm_app_two_servers_shared_queue",
+        "app-share,newest",
+        12,
+        scaling::<0>,
+    ),
+    timed(
+        "vm_app_two_servers_stealing",
+        "app-share,newest",
+        12,
+        scaling::<1>,
+    ),
 ];
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -130,7 +140,7 @@ fn sleepers() -> Result<Verdict> {
     let board = Board::new()?;
     let steps = steps_of_a_piece();
     let mut rounds: [Vec<f64>; 3] = Default::default();
-    for _ in 0..5 {
+    for _ in 0..3 {
         client::spawn(move || {
             put(board, PURE, plain(steps, None)?);
             put(board, POOL, plain(steps, Some(PAUSE))?);
@@ -203,7 +213,7 @@ fn scale(queue: Queue) -> Result<()> {
     let steps = steps_of_a_piece();
     batch(2, queue, steps)?;
     let (mut ratios, mut one_s, mut two_s) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..7 {
+    for _ in 0..3 {
         let (one, two) = (batch(1, queue, steps)?, batch(2, queue, steps)?);
         ratios.push(one / two);
         one_s.push(one);
