@@ -7,6 +7,7 @@ mod changes;
 mod compile;
 mod cpus;
 mod decide;
+mod denied;
 mod doctor;
 mod ends;
 mod gone;
@@ -124,6 +125,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         servers::TESTS,
         published::TESTS,
         calls::TESTS,
+        denied::TESTS,
     ]
     .into_iter()
     .flatten()
