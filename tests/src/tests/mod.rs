@@ -10,6 +10,8 @@ mod decide;
 mod denied;
 mod doctor;
 mod ends;
+mod examples;
+mod fuzz;
 mod gone;
 mod group;
 mod hammer;
@@ -19,6 +21,7 @@ mod late;
 mod library;
 mod life;
 mod member;
+mod partial;
 mod published;
 mod see;
 mod servers;
@@ -126,6 +129,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         published::TESTS,
         calls::TESTS,
         denied::TESTS,
+        fuzz::TESTS,
+        examples::TESTS,
+        partial::TESTS,
     ]
     .into_iter()
     .flatten()
