@@ -212,7 +212,7 @@ static __always_inline s32 token_take(struct umcg_group_call *call,
 	if (!tok)
 		return -EKEYREJECTED;
 	*out = *tok;
-	if (out->uid != (u32)bpf_get_current_uid_gid() || out->tgid != p->tgid)
+	if (out->uid != BPF_CORE_READ(p, cred, uid.val) || out->tgid != p->tgid)
 		return -EKEYREJECTED;
 	return bpf_map_delete_elem(&umcg_tokens, &key) ? -EKEYREJECTED : 0;
 }
@@ -258,25 +258,25 @@ static __always_inline s32 poke_server(u32 g, struct umcg_group *head, void *tru
 }
 
 /*
- * The truth of the group that a call names: the caller's own, or the one that it last
- * attached to. A member of one group may wake those of another.
+ * The groups that @t may call for: its own, and the one that it last attached to. A
+ * member of one group may wake those of another.
  */
-static __always_inline void *truth_named(const struct umcg_task *t, u64 name)
+static __always_inline bool may_call(const struct umcg_task *t, u64 name)
 {
-	u32 g = name;
-
-	if (!g || (name != t->attached && name != group_name(t->group, t->group_gen)) ||
-	    group_life(g)->gen != name >> 32)
-		return NULL;
-	return bpf_map_lookup_elem(&umcg_truths, &g);
+	return name == t->attached || name == group_name(t->group, t->group_gen);
 }
 
-static __always_inline s32 call_other(struct umcg_group_call *call, struct umcg_task *t)
+/* Wakes or kicks a member of the group that @call names; its caller may do that. */
+static __always_inline s32 call_other(struct umcg_group_call *call)
 {
-	void *truth = truth_named(t, call->cookie);
-	struct umcg_group *head = truth ? group_head(truth) : NULL;
 	u32 g = call->cookie;
+	void *truth = NULL;
+	struct umcg_group *head;
 	struct umcg_member *m;
+
+	if (g && group_life(g)->gen == call->cookie >> 32)
+		truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	head = truth ? group_head(truth) : NULL;
 
 	if (!head)
 		return -ENOENT;
@@ -321,7 +321,7 @@ int umcg_client(struct umcg_group_call *call)
 		break;
 	case UMCG_CALL_WAKE:
 	case UMCG_CALL_KICK:
-		call->ret = call_other(call, t);
+		call->ret = may_call(t, call->cookie) ? call_other(call) : -ENOENT;
 		break;
 	default:
 		call->ret = -EINVAL;
@@ -397,6 +397,8 @@ int BPF_PROG(umcg_exec, struct task_struct *p)
 {
 	struct umcg_task *t = task_ctx(p);
 
+	if (t)
+		t->asked = 0;
 	if (t && is_member(t))
 		member_gone(p, t, UMCG_R_EXITED);
 	return 0;

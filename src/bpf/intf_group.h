@@ -35,6 +35,11 @@ enum umcg_op {
 	UMCG_OP_YIELD = 4,	/* worker: RUNNABLE, my server goes on */
 	UMCG_OP_SWITCH = 5,	/* worker: IDLE, desk.target gets my slot */
 	UMCG_OP_DONE = 6,	/* never asked for: dispatch met the request */
+
+	/* A member's calls where bpf(2) is denied. Answer: desk.target, as umcg_group_call.ret. */
+	UMCG_OP_WAKE = 7,	/* desk.target: any member of the group */
+	UMCG_OP_KICK = 8,	/* desk.target: a worker of it, maybe the caller */
+	UMCG_OP_LEAVE = 9,	/* unregister; desk.target: enum umcg_reason */
 };
 
 /*
@@ -148,7 +153,8 @@ struct umcg_member {
  * client may write anything here at any time and harms its own group only.
  *
  * `op`, `target`, `deadline_ns`: written by the thread before its sched_yield();
- *   ops.yield reads them once and clears `op`.
+ *   ops.yield reads them once and clears `op`. A signal handler that asks for
+ *   something puts back what it found: the request that it came between stands.
  * `runnable`: list of workers that wait for this server; struct umcg_list's
  *   protocol with `queued` and `next` of the workers' desks, indexes are those
  *   of members. BPF pushes and never follows a link. `resync`: a push failed,
@@ -236,6 +242,21 @@ struct umcg_group_call {
 	u64 target;		/* Id */
 	u64 cookie;
 	u64 me;			/* answer: Id of the caller */
+};
+
+/*
+ * The daemon's call for a client that may not use bpf(2). Its program is handed to
+ * nobody: whose call it is was judged by the daemon, by what the kernel says of the
+ * sender. REGISTER and UNREGISTER are only put down in the record of thread `tid` of
+ * process `tgid`: that thread makes the call itself by its next sched_yield(), and is
+ * judged then as if it had come by BPF_PROG_RUN. WAKE and KICK are made at once.
+ */
+struct umcg_proxy_call {
+	struct umcg_group_call call;	/* ret: 0 = put down; cookie as for its op */
+	s32 tgid;
+	s32 tid;		/* in the thread's pid namespace -> as the kernel counts */
+	u32 withdraw;		/* 1: not put down but taken back; ret = what it came to */
+	u32 pad;
 };
 
 /* A right to register once. Issued by the daemon, consumed by BPF. */

@@ -33,7 +33,7 @@
 #include "relief.bpf.h"
 #include "task.bpf.h"
 #include "call.bpf.h"
-#include "gcall.bpf.h"
+#include "ask.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -84,11 +84,13 @@ bool BPF_STRUCT_OPS(umcg_yield, struct task_struct *from, struct task_struct *to
 	struct umcg_task *t = task_ctx(from);
 
 	if (t) {
+		if (t->asked && asked_call(from, t))
+			return false;	/* it has to learn who it is before it is held */
 		t->yielded = 1;
 		if (t->kind == UMCG_K_WORKER)
 			count(yields);
-		else if (is_member(t))
-			member_yield(t);
+		else if (is_member(t) && member_yield(t) && member_asks(from, t))
+			return false;	/* it asked for something else than to yield */
 	}
 	scx_bpf_task_set_slice(from, 0);
 	return false;

@@ -39,7 +39,8 @@ static __always_inline bool class_fits(const struct task_struct *p)
 				  p->policy == SCHED_IDLE));
 }
 
-static __always_inline void member_yield(struct umcg_task *t)
+/* True: the request is a call, see ask.bpf.h, and is left where it is. */
+static __always_inline bool member_yield(struct umcg_task *t)
 {
 	void *truth = truth_of(t), *desks = desks_of(t);
 	struct umcg_member *m;
@@ -47,12 +48,14 @@ static __always_inline void member_yield(struct umcg_task *t)
 	u32 op;
 
 	if (!truth || !desks)
-		return;
+		return false;
 	m = member_at(truth, t->member);
 	desk = desk_at(desks, t->member);
 	if (!m || !desk)
-		return;
+		return false;
 	op = READ_ONCE(desk->op);
+	if (op > UMCG_OP_DONE)
+		return true;
 	if (t->kind == UMCG_K_GSERVER ?
 	    op != UMCG_OP_RUN && op != UMCG_OP_NEXT :
 	    op != UMCG_OP_WAIT && op != UMCG_OP_YIELD && op != UMCG_OP_SWITCH)
@@ -60,11 +63,12 @@ static __always_inline void member_yield(struct umcg_task *t)
 	WRITE_ONCE(desk->op, UMCG_OP_NONE);
 	m->op = op;
 	if (!op)
-		return;
+		return false;
 	m->target = READ_ONCE(desk->target);
 	m->deadline_ns = READ_ONCE(desk->deadline_ns);
 	m->why = UMCG_R_NONE;
 	t->yielded = 0;
+	return false;
 }
 
 static __always_inline void slot_store_left(void *truth, struct umcg_task *t)

@@ -70,7 +70,7 @@ pub fn spawn_as(uid: u32, body: impl FnOnce() -> Result<()>) -> Result<Client> {
             libc::setuid(uid);
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
-        let result = body();
+        let result = crate::seccomp::as_wanted().and_then(|()| body());
         let text = result.map_or_else(|err| format!("{err:#}"), |()| "ok".to_owned());
         let _ = writer.write_all(text.as_bytes());
         // SAFETY: ends the child without running the parent's destructors.

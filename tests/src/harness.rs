@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,24 +32,40 @@ pub fn adopt(pid: u32) {
 }
 
 /// The scheduler of tests that need none of their own, see [`shared`].
-static SHARED: Mutex<Option<Arc<Sched>>> = Mutex::new(None);
+static SHARED: Mutex<Option<(bool, Arc<Sched>)>> = Mutex::new(None);
+
+/// Whether the next one that is asked for has to be in partial mode.
+static PARTIAL: AtomicBool = AtomicBool::new(false);
+
+/// Runs a test whose shared scheduler is in partial mode.
+pub fn in_partial_mode(test: fn() -> Result<Verdict>) -> Result<Verdict> {
+    PARTIAL.store(true, Relaxed);
+    let verdict = test();
+    PARTIAL.store(false, Relaxed);
+    verdict
+}
 
 /// A scheduler without options that outlives the test, so that tests in a row need not
 /// load one each. It ends when a test starts one of its own, fails, or is of another boot.
 pub fn shared() -> Result<Arc<Sched>> {
-    let mut shared = SHARED.lock().unwrap_or_else(|e| e.into_inner());
-    if let Some(sched) = &*shared {
+    let partial = PARTIAL.load(Relaxed);
+    let locked = || SHARED.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some((mode, sched)) = &*locked()
+        && *mode == partial
+    {
         return Ok(sched.clone());
     }
-    let sched = Arc::new(Sched::launch(&[])?);
-    *shared = Some(sched.clone());
+    end_shared();
+    let args: &[_] = if partial { &["--partial"] } else { &[] };
+    let sched = Arc::new(Sched::launch(args)?);
+    *locked() = Some((partial, sched.clone()));
     Ok(sched)
 }
 
 /// Ends the shared scheduler, if there is one.
 pub fn end_shared() {
     let shared = SHARED.lock().unwrap_or_else(|e| e.into_inner()).take();
-    if let Some(sched) = shared {
+    if let Some((_, sched)) = shared {
         kill(sched.pid() as i32);
         let _ = wait_until(Duration::from_secs(10), || sysfs("state") == "disabled");
     }
@@ -132,7 +148,7 @@ pub fn mean_ejections(count: u32) {
 
 /// How often the kernel ejected a scheduler since this was asked, and how often it was meant.
 pub fn take_ejections() -> (u32, u32) {
-    if let Some(sched) = &*SHARED.lock().unwrap_or_else(|e| e.into_inner()) {
+    if let Some((_, sched)) = &*SHARED.lock().unwrap_or_else(|e| e.into_inner()) {
         sched.note_ejections();
     }
     (EJECTIONS.swap(0, Relaxed), MEANT.swap(0, Relaxed))

@@ -4,6 +4,8 @@
 //! unregisters it. Each function returns 0 or -errno; none unwinds into C: a panic ends
 //! the process, as Rust does at the border of `extern "C"`.
 
+mod list;
+
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -256,6 +258,20 @@ pub unsafe extern "C" fn umcg_group_mode(it: *const umcg_group) -> c_int {
         Ok(Mode::FutexOnly(_)) => 0,
         Ok(Mode::Kernel { full: false }) => 1,
         Ok(Mode::Kernel { full: true }) => 2,
+        Err(error) => error,
+    }
+}
+
+/// See `umcg.h`.
+///
+/// # Safety
+///
+/// `it` is NULL or an open group.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn umcg_group_bpf_denied(it: *const umcg_group) -> c_int {
+    // SAFETY: by the caller.
+    match unsafe { group(it) } {
+        Ok(group) => group.is_bpf_denied().into(),
         Err(error) => error,
     }
 }

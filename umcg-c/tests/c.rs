@@ -52,7 +52,7 @@ fn compile(source: &str, out: &Path, link: &[&str]) {
         Command::new("cc")
             .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-I"])
             .arg(include)
-            .arg(here().join("examples").join(source))
+            .arg(here().join(source))
             .arg("-o")
             .arg(out)
             .args(link)
@@ -60,11 +60,13 @@ fn compile(source: &str, out: &Path, link: &[&str]) {
     );
 }
 
-fn static_example(name: &str) -> PathBuf {
+/// Of `source`.c, against the archive.
+fn built_static(source: &str) -> PathBuf {
+    let name = Path::new(source).file_name().expect("a name");
     let program = folder("static").join(name);
     let archive = archive();
     compile(
-        &format!("{name}.c"),
+        &format!("{source}.c"),
         &program,
         &[archive.to_str().expect("a path")],
     );
@@ -73,7 +75,7 @@ fn static_example(name: &str) -> PathBuf {
 
 #[test]
 fn c_hello_runs_against_the_archive() {
-    let text = output(&mut Command::new(static_example("hello")));
+    let text = output(&mut Command::new(built_static("examples/hello")));
     let turns = text.lines().filter(|line| line.starts_with("worker"));
     assert_eq!(turns.count(), 6, "{text}");
     assert!(text.ends_with("done\n"), "{text}");
@@ -111,18 +113,28 @@ fn c_hello_runs_against_the_shared_library_with_versions() {
     let strangers = symbols.lines().filter(|line| !line.contains("UMCG_1.0"));
     assert_eq!(strangers.collect::<Vec<_>>(), [""; 0]);
     let program = folder.join("hello");
-    compile("hello.c", &program, &[library.to_str().expect("a path")]);
+    compile(
+        "examples/hello.c",
+        &program,
+        &[library.to_str().expect("a path")],
+    );
     let text = output(Command::new(program).env("LD_LIBRARY_PATH", &folder));
     assert!(text.ends_with("done\n"), "{text}");
 }
 
 #[test]
 fn c_signals_preempt_hogs() {
-    let program = static_example("signals");
+    let program = built_static("examples/signals");
     for signal in ["SIGALRM", "SIGPROF", "SIGVTALRM", "timer"] {
         let text = output(Command::new(&program).arg(signal));
         assert!(text.contains("both finished"), "{signal}: {text}");
     }
+}
+
+#[test]
+fn c_list_names_the_members() {
+    let text = output(&mut Command::new(built_static("tests/list")));
+    assert_eq!(text, "ok\n");
 }
 
 #[test]
@@ -139,6 +151,9 @@ fn c_header_declares_what_the_map_exports() {
             exported += 1;
         }
     }
-    let source = std::fs::read_to_string(here().join("src/lib.rs")).expect("the source");
-    assert_eq!(source.matches("#[unsafe(no_mangle)]").count(), exported);
+    let defined = ["src/lib.rs", "src/list.rs"].map(|path| {
+        let source = std::fs::read_to_string(here().join(path)).expect("the source");
+        source.matches("#[unsafe(no_mangle)]").count()
+    });
+    assert_eq!(defined.iter().sum::<usize>(), exported);
 }

@@ -4,8 +4,8 @@
  *
  * A server thread runs one worker thread at a time and has control back when the
  * worker leaves RUNNING; in kernel mode also when it blocks in the kernel. The
- * tutorial is docs/library.md; states, races and sources of each call stand in the Rust
- * documentation under the call's name without the prefix.
+ * tutorial is docs/library.md. Each call says which states it leads from and to, which
+ * threads may make it, its races and its errors.
  *
  * Calls return 0 or -errno (umcg_strerror). Deadlines are absolute CLOCK_MONOTONIC ns,
  * 0 = poll, UMCG_FOREVER = none. Calls without a group are about the calling thread.
@@ -105,43 +105,178 @@ struct umcg_snapshot {
 	uint64_t tag;
 };
 
-/* Groups. The fd of umcg_group_fd stays the group's: pass a copy on; umcg_group_open
- * makes its own copy of the fd that it is given. */
+struct umcg_member {
+	umcg_id id;
+	uint64_t cookie;
+	uint32_t kind;		/* UMCG_SERVER or UMCG_WORKER */
+	uint32_t state;
+	int32_t tid;		/* its thread */
+	uint32_t reserved;
+};
+
+enum { UMCG_SERVER = 1, UMCG_WORKER = 2 };
+
+/*
+ * Errors that any call may return: -EINVAL for a NULL where there must be something and for
+ * a value out of bounds; -ESRCH in the child of a fork, where no thread is a member. One
+ * that returned an error, but for -ETIMEDOUT, has changed nothing. Wakes commute with
+ * waits: a wake that comes first is remembered, once. "Source": where the call's meaning
+ * comes from.
+ */
+
+/*
+ * Makes a group without members: served by the daemon if there is one, else by futexes.
+ * `config` NULL: the default. Any thread.
+ * Errors: -EINVAL; -ENOSPC: no memory or no file for it.
+ * Source: umcg_create_group of UMCG's first version.
+ */
 int umcg_group_create(const struct umcg_config *config, umcg_group **group);
+
+/*
+ * Joins the group whose file another process of the same user passed on, over a socket or by
+ * inheritance; `fd` stays the caller's. Any thread, of the same pid namespace.
+ * Errors: -EINVAL: no group's file; -EPERM: another user's, or of another pid namespace;
+ * -EPROTO: made by another version of the library.
+ */
 int umcg_group_open(int fd, umcg_group **group);
+
+/* The group's file, to be passed on; it stays the group's. Any thread, never blocks. */
 int umcg_group_fd(const umcg_group *group);
+
+/* UMCG_MODE_*, as of now: it follows the daemon. Any thread, never blocks. */
 int umcg_group_mode(const umcg_group *group);
-/* The handle only: a group lives as long as a handle or a member does. */
+
+/* 1: kernel mode, but bpf(2) is denied, so that calls go by sched_yield and by the daemon's
+ * socket, and mean the same; else 0. Any thread, never blocks. */
+int umcg_group_bpf_denied(const umcg_group *group);
+
+/* Closes the handle only: a group lives as long as a handle or a member does, and then
+ * nothing of it is left. Any thread; no other call may use the handle any more. */
 void umcg_group_close(umcg_group *group);
 
-/* The calling thread. It unregisters when it ends, too. `id` may be NULL. */
+/*
+ * All members, up to `room` of them, in `members`; returns how many there are. Not one
+ * moment's picture. Any thread.
+ */
+int umcg_list(umcg_group *group, struct umcg_member *members, uint32_t room);
+
+/*
+ * The calling thread: NONE -> RUNNING, as a server. Workers that wait for want of one are
+ * listed to it. It unregisters when it ends, too. `id` may be NULL.
+ * Errors: -EEXIST: the thread is a member already; -ENOSPC: no record is free.
+ * Source: umcg_ctl(REGISTER) without WORKER.
+ */
 int umcg_register_server(umcg_group *group, umcg_id *id);
+
+/*
+ * The calling thread: NONE -> RUNNABLE, as a worker, listed as NEW; returns RUNNING, when a
+ * server runs it. Without a server it waits for one. `cookie` comes back in every event.
+ * It unregisters when it ends, too. `id` may be NULL.
+ * Errors: as above. Race: it may be run, and be on the list of others, before `id` is set.
+ * Source: umcg_ctl(REGISTER | WORKER); the cookie: worker_id of the version of 2023.
+ */
 int umcg_register_worker(umcg_group *group, uint64_t cookie, umcg_id *id);
+
+/*
+ * The calling thread: RUNNING -> NONE. Of a worker its server is told, EXITED; the workers of
+ * a server go to others, or wait for one. -ESRCH: it is no member.
+ */
 int umcg_unregister(void);
+
+/* The calling thread's id, 0 if it is no member. Async-signal-safe. */
 umcg_id umcg_self(void);
 
-/* Servers. -ETIMEDOUT of umcg_run: the worker is still RUNNING in the slot and its
- * event comes by umcg_next_event. */
+/*
+ * Runs `worker` until it leaves RUNNING. Worker: RUNNABLE or IDLE -> RUNNING; the server:
+ * RUNNING -> IDLE -> RUNNING. `event` says who left, which after a switch is another one, and
+ * why. Past the deadline the worker is kicked: PREEMPTED. Servers only.
+ * Errors: -EBUSY: `worker` runs, is blocked, or was taken by another server: drop it, it is
+ * told again; -EAGAIN: the slot is occupied, or it is listed again at once; -ESRCH: it has left;
+ * -EXDEV: it may not run on this CPU; -ETIMEDOUT: it could not be forced off, is still
+ * RUNNING in the slot, and its event comes by umcg_next_event.
+ * Race: by the time of the call it may have moved on; nothing is lost by that.
+ * Source: umcg_run_worker; the server's umcg_wait with next_tid.
+ */
 int umcg_run(umcg_id worker, uint64_t deadline_ns, struct umcg_event *event);
+
+/*
+ * The oldest news, N above. The server: RUNNING -> IDLE -> RUNNING while there is none. Each
+ * entry of a worker into RUNNABLE is told once, to one server. Servers only.
+ * Errors: -ETIMEDOUT: none in time; -EAGAIN: somebody woke the server itself.
+ * Source: UMCG's list of idle workers; the events of the version of 2023.
+ */
 int umcg_next_event(uint64_t deadline_ns, struct umcg_event *event);
 
-/* Workers. 0: woken and run again; -ETIMEDOUT: the time was over, and run again. */
+/*
+ * Waits for a wake: RUNNING -> IDLE, the server goes on at once; later RUNNABLE, and RUNNING
+ * when a server runs it: then it returns. 0: woken, or run without a wake: look at your
+ * condition again. -ETIMEDOUT: the time was over, and a server ran it. With deadline 0 it
+ * stays RUNNING. Workers only.
+ * Race: on a tie with the deadline either may win; a wake that loses is remembered.
+ * Errors: -EBUSY: not RUNNING.
+ * Source: SwitchTo's wait; timeouts: UMCG v0.4.
+ */
 int umcg_wait(uint64_t deadline_ns);
+
+/*
+ * Hands the slot to worker `to`, RUNNABLE or IDLE -> RUNNING on the same CPU, and waits as
+ * umcg_wait does; no server is involved. Workers only.
+ * Errors: -EBUSY: `to` runs, is about to, or is blocked; -EDEADLK: it is the caller; -ESRCH: no
+ * such worker. Then the caller goes on RUNNING. Race: two that switch to each other at
+ * once: one is refused.
+ * Source: SwitchTo's swap (Turner, 2013).
+ */
 int umcg_switch(umcg_id to, uint64_t deadline_ns);
+
+/*
+ * RUNNING -> RUNNABLE, listed as YIELDED; returns RUNNING, when a server runs it again, which
+ * may be at once. Workers only. -EBUSY: not RUNNING.
+ */
 int umcg_yield(void);
 
-/* Any thread. */
+/*
+ * Wakes a worker: IDLE -> RUNNABLE, listed as WOKEN; in any other state the wake is remembered,
+ * once, and its next wait returns at once. A server returns from umcg_next_event with
+ * -EAGAIN, now or next time. Any thread of the group's processes; async-signal-safe in
+ * futex-only mode. Too many (200,000 a second) are slowed down; none is dropped.
+ * -ESRCH: no such member.
+ * Source: SwitchTo's resume; "remembered once": libumcg, gloop.
+ */
 int umcg_wake(umcg_group *group, umcg_id who);
+
+/*
+ * Forces a worker off: RUNNING -> RUNNABLE, listed as PREEMPTED; its server goes on. Returns
+ * before that is done. In futex-only mode at the worker's next call, or by preempt_signal.
+ * Any thread of the group's processes; in a signal handler use umcg_kick_self.
+ * Errors: -EBUSY: it is not RUNNING; -ESRCH, -EINVAL: no such worker.
+ * Race: it is for the stint that the worker is in, and never hits a later one.
+ * Source: Zijlstra's umcg_kick (2022).
+ */
 int umcg_kick(umcg_group *group, umcg_id worker);
+
+/* A member's state, in one piece; an older one by the time of the return: compare tags.
+ * Any thread, never blocks. -ESRCH: no such member. */
 int umcg_state(umcg_group *group, umcg_id who, struct umcg_snapshot *state);
 
-/* Async-signal-safe: the calling thread's worker gives its slot up, returns when it is
- * run again. -ESRCH: the thread is no worker. */
+/*
+ * The calling thread's worker: RUNNING -> RUNNABLE, listed as PREEMPTED; returns RUNNING, when
+ * it is run again. For signal handlers, where it means the worker that the signal
+ * interrupted; inside a call of the library it takes effect when that call ends.
+ * Async-signal-safe; errno stays.
+ * Errors: -ESRCH: the thread is no worker; -EBUSY: it is not RUNNING.
+ * Source: the preemption by signals of UMCG v0.4.
+ */
 int umcg_kick_self(void);
-/* A handler for `signal` that calls umcg_kick_self. */
+
+/* Sets a handler for `signal` that calls umcg_kick_self. Any thread. -EINVAL: it cannot be
+ * handled. */
 int umcg_kick_on(int signal);
-/* A timer that sends `signal` to the calling thread each `interval_ns` of `clock`:
- * CLOCK_MONOTONIC or CLOCK_THREAD_CPUTIME_ID. End it with timer_delete(). */
+
+/*
+ * A timer that sends `signal` to the calling thread each `interval_ns` of `clock`, which is
+ * CLOCK_MONOTONIC or CLOCK_THREAD_CPUTIME_ID. End it with timer_delete().
+ * Errors: -EINVAL: no such clock or signal, or no time; -ENOSPC, -EAGAIN: no more timers.
+ */
 int umcg_thread_timer(clockid_t clock, uint64_t interval_ns, int signal, timer_t *timer);
 
 /* CLOCK_MONOTONIC now, ns. */

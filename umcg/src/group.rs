@@ -93,6 +93,14 @@ impl Group {
         self.inner.home.mode()
     }
 
+    /// Whether this process was found to be denied bpf(2) in kernel mode, by a seccomp filter
+    /// or a security module. Calls go other ways then and mean the same; registration, and
+    /// wakes and kicks by threads that are no members, take longer. Never blocks.
+    #[doc(alias = "umcg_group_bpf_denied")]
+    pub fn is_bpf_denied(&self) -> bool {
+        self.inner.home.is_bpf_denied()
+    }
+
     /// The calling thread becomes a server. Its state: NONE -> RUNNING.
     ///
     /// Workers that wait for want of a server are listed to it.

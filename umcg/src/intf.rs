@@ -8,7 +8,7 @@ impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]>
         Self([<T as Default>::default(); N])
     }
 }
-pub const UMCG_ABI: u32 = 2;
+pub const UMCG_ABI: u32 = 3;
 pub type u8_ = ::std::os::raw::c_uchar;
 pub type u16_ = ::std::os::raw::c_ushort;
 pub type u32_ = ::std::os::raw::c_uint;
@@ -483,6 +483,9 @@ pub const umcg_op_UMCG_OP_WAIT: umcg_op = 3;
 pub const umcg_op_UMCG_OP_YIELD: umcg_op = 4;
 pub const umcg_op_UMCG_OP_SWITCH: umcg_op = 5;
 pub const umcg_op_UMCG_OP_DONE: umcg_op = 6;
+pub const umcg_op_UMCG_OP_WAKE: umcg_op = 7;
+pub const umcg_op_UMCG_OP_KICK: umcg_op = 8;
+pub const umcg_op_UMCG_OP_LEAVE: umcg_op = 9;
 pub type umcg_op = ::std::os::raw::c_uint;
 pub const umcg_wait_UMCG_WAIT_ANYHOW: umcg_wait = 1;
 pub const umcg_wait_UMCG_WAIT_SINCE: umcg_wait = 2;
@@ -714,6 +717,30 @@ const _: () = {
     ["Offset of field: umcg_group_call::cookie"]
         [::std::mem::offset_of!(umcg_group_call, cookie) - 40usize];
     ["Offset of field: umcg_group_call::me"][::std::mem::offset_of!(umcg_group_call, me) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_proxy_call {
+    pub call: umcg_group_call,
+    pub tgid: s32,
+    pub tid: s32,
+    pub withdraw: u32_,
+    pub pad: u32_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_proxy_call"][::std::mem::size_of::<umcg_proxy_call>() - 72usize];
+    ["Alignment of umcg_proxy_call"][::std::mem::align_of::<umcg_proxy_call>() - 8usize];
+    ["Offset of field: umcg_proxy_call::call"]
+        [::std::mem::offset_of!(umcg_proxy_call, call) - 0usize];
+    ["Offset of field: umcg_proxy_call::tgid"]
+        [::std::mem::offset_of!(umcg_proxy_call, tgid) - 56usize];
+    ["Offset of field: umcg_proxy_call::tid"]
+        [::std::mem::offset_of!(umcg_proxy_call, tid) - 60usize];
+    ["Offset of field: umcg_proxy_call::withdraw"]
+        [::std::mem::offset_of!(umcg_proxy_call, withdraw) - 64usize];
+    ["Offset of field: umcg_proxy_call::pad"]
+        [::std::mem::offset_of!(umcg_proxy_call, pad) - 68usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

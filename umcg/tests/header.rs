@@ -74,6 +74,8 @@ fn header_constants_are_the_librarys() {
         ("IDLE_STACK", 0),
         ("IDLE_RING", 1),
         ("IDLE_MASK", 2),
+        ("SERVER", 1),
+        ("WORKER", 2),
     ] {
         is(format!("UMCG_{name}"), value);
     }

@@ -148,6 +148,7 @@ fn build() -> Result<std::path::PathBuf> {
     say(format_args!("building the scheduler and the VM tests"));
     let mut build = cargo();
     build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
+    build.args(["-p", "umcg", "--bins", "--examples"]);
     proc::run(&mut build).context("cannot build the VM tests")?;
     Ok(target_dir().join("release/umcg-vmtest"))
 }

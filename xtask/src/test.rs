@@ -2,7 +2,7 @@
 //! the end.
 //!
 //! 1. native: formatting, tidy, lints, unit and integration tests, loom models;
-//! 2. build the daemon and `umcg-vmtest`;
+//! 2. build the daemon, `umcg-vmtest` and the library's examples;
 //! 3. the command `cargo xtask vm` itself;
 //! 4. for each kernel, boot one VM per boot word of `umcg-vmtest --list`, one at a time.
 
@@ -80,6 +80,7 @@ fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {
     say(format_args!("building the scheduler and the VM tests"));
     let mut build = cargo();
     build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
+    build.args(["-p", "umcg", "--bins", "--examples"]);
     proc::run(&mut build).context("cannot build the VM tests")?;
     let binary = native::target_dir().join("release/umcg-vmtest");
     let mut list = Command::new(&binary);

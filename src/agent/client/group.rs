@@ -27,6 +27,7 @@ pub struct Outer {
     lent: OwnedFd,
     tokens: OwnedFd,
     admin: OwnedFd,
+    proxy: OwnedFd,
     /// The program for clients.
     pub client: OwnedFd,
     /// Of this load.
@@ -44,6 +45,7 @@ impl Outer {
             lent: own(skel.maps.umcg_bells_lent.as_fd())?,
             tokens: own(skel.maps.umcg_tokens.as_fd())?,
             admin: own(skel.progs.umcg_admin.as_fd())?,
+            proxy: own(skel.progs.umcg_proxy.as_fd())?,
             client: own(skel.progs.umcg_client.as_fd())?,
             epoch,
         })
@@ -57,17 +59,33 @@ impl Outer {
             gen_,
             epoch: self.epoch,
         };
-        let mut opts = sys::bpf_test_run_opts {
-            sz: size_of::<sys::bpf_test_run_opts>() as sys::size_t,
-            ctx_in: (&raw mut call).cast(),
-            ctx_size_in: size_of_val(&call) as u32,
-            ..Default::default()
-        };
-        // SAFETY: opts and call live through the call and have the sizes given.
-        let ret = unsafe { sys::bpf_prog_test_run_opts(self.admin.as_raw_fd(), &raw mut opts) };
-        check(ret, "BPF_PROG_RUN")?;
+        run(&self.admin, &mut call)?;
         Ok(call.ret)
     }
+
+    /// Makes a client's call; its answer, or the errno.
+    pub fn proxy(&self, call: &mut intf::umcg_proxy_call) -> Result<u32, i32> {
+        call.call.epoch = self.epoch;
+        run(&self.proxy, call).map_err(|err| {
+            log::warn!("a client's call: {err:#}");
+            libc::EIO
+        })?;
+        u32::try_from(call.call.ret).map_err(|_| -call.call.ret)
+    }
+}
+
+/// Runs the SYSCALL program `prog`; `call` is its context.
+fn run<T>(prog: &OwnedFd, call: &mut T) -> Result<()> {
+    let mut opts = sys::bpf_test_run_opts {
+        sz: size_of::<sys::bpf_test_run_opts>() as sys::size_t,
+        ctx_in: (&raw mut *call).cast(),
+        ctx_size_in: size_of::<T>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: opts and call live through the call and have the sizes given; the callers
+    // pass what the program takes.
+    let ret = unsafe { sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
+    check(ret, "BPF_PROG_RUN")
 }
 
 /// A group. Dropping it does not close it: see [`close`](Self::close).

@@ -5,6 +5,7 @@
 //! client sends is judged here, what it may do with what it got is judged by BPF.
 
 mod group;
+mod proxy;
 mod socket;
 
 use std::collections::VecDeque;
@@ -185,16 +186,18 @@ impl Clients {
     /// One message of a connection. False: it hung up, or talks nonsense.
     fn serve(&mut self, index: usize) -> bool {
         let connection = &self.connections[index];
-        let request = match socket::receive(&connection.sock) {
+        let (request, sender) = match socket::receive(&connection.sock) {
             socket::Received::Nothing => return true,
             socket::Received::HungUp => return false,
-            socket::Received::Message(bytes) => Request::decode(&bytes),
+            socket::Received::Message(bytes, sender) => (Request::decode(&bytes), sender),
         };
         let peer = connection.peer;
         let answer = request.and_then(|request| match request.op {
             Op::Create => self.create(index, peer, &request),
             Op::Join => self.join(index, peer, &request),
             Op::Tokens => self.tokens(index, peer, &request),
+            Op::Ask | Op::Withdraw => self.ask(peer, sender, &request),
+            Op::Wake | Op::Kick => self.call(peer, sender, &request),
         });
         let sock = &self.connections[index].sock;
         match answer {
@@ -290,18 +293,21 @@ impl Clients {
         if self.connections[index].group.is_some() {
             return Err(libc::EALREADY);
         }
-        let group = self
-            .groups
-            .iter()
-            .flatten()
-            .find(|group| group.ticket() == request.ticket)
-            .ok_or(libc::ENOENT)?;
+        let group = self.by_ticket(request)?;
         if group.uid != peer.uid {
             return Err(libc::EPERM);
         }
         let answer = self.enter(group)?;
         self.connections[index].group = Some(group.number);
         Ok(answer)
+    }
+
+    fn by_ticket(&self, request: &Request) -> Result<&Group, i32> {
+        self.groups
+            .iter()
+            .flatten()
+            .find(|group| group.ticket() == request.ticket)
+            .ok_or(libc::ENOENT)
     }
 
     fn tokens(&mut self, index: usize, peer: Peer, request: &Request) -> Answer {

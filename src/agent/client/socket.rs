@@ -23,7 +23,8 @@ pub struct Peer {
 pub enum Received {
     Nothing,
     HungUp,
-    Message(Vec<u8>),
+    /// And who sent it, as the kernel says: maybe not who connected.
+    Message(Vec<u8>, Peer),
 }
 
 /// As many file descriptors as we may have: connections and groups take some each.
@@ -68,6 +69,20 @@ pub fn listen(path: &Path) -> Result<OwnedFd> {
     ensure!(fd >= 0, "socket: {}", io::Error::last_os_error());
     // SAFETY: fd was just made and nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let yes: libc::c_int = 1;
+    let size = size_of_val(&yes) as libc::socklen_t;
+    // Connections have it from the listener, so their first message has it, too.
+    // SAFETY: yes lives through the call and has the size given.
+    let ret = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            (&raw const yes).cast(),
+            size,
+        )
+    };
+    ensure!(ret == 0, "SO_PASSCRED: {}", io::Error::last_os_error());
     let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: addr lives through the call and has the size given.
     let ret = unsafe { libc::bind(fd.as_raw_fd(), (&raw const addr).cast(), size) };
@@ -137,26 +152,56 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<(OwnedFd, Peer)>> {
 /// One message; file descriptors that come with it are not taken.
 pub fn receive(sock: &OwnedFd) -> Received {
     let mut bytes = vec![0u8; MAX_MESSAGE];
-    // SAFETY: bytes live through the call.
-    let got = unsafe {
-        libc::recv(
-            sock.as_raw_fd(),
-            bytes.as_mut_ptr().cast(),
-            bytes.len(),
-            libc::MSG_DONTWAIT,
-        )
+    let mut iov = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
     };
+    // Room for who sent it, which comes first, and for nothing else.
+    let mut control = [0u64; 4];
+    // SAFETY: all zero is a valid msghdr.
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.as_mut_ptr().cast();
+    msg.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: msg points to one iovec and a control buffer that live through the call.
+    let got = unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, flags) };
     match got {
         0 => Received::HungUp,
         got if got > 0 => {
             bytes.truncate(got as usize);
-            Received::Message(bytes)
+            Received::Message(bytes, sender(&msg))
         }
         _ => match io::Error::last_os_error().raw_os_error() {
             Some(libc::EAGAIN | libc::EINTR) => Received::Nothing,
             _ => Received::HungUp,
         },
     }
+}
+
+/// Nobody, if the message does not say who sent it.
+fn sender(msg: &libc::msghdr) -> Peer {
+    let mut sender = Peer {
+        uid: u32::MAX,
+        pid: 0,
+    };
+    // SAFETY: msg was filled by recvmsg; the CMSG macros stay inside of its buffer.
+    unsafe {
+        let mut cmsg = libc::CMSG_FIRSTHDR(msg);
+        while !cmsg.is_null() {
+            if (*cmsg).cmsg_level == libc::SOL_SOCKET && (*cmsg).cmsg_type == libc::SCM_CREDENTIALS
+            {
+                let cred = libc::CMSG_DATA(cmsg).cast::<libc::ucred>().read_unaligned();
+                sender = Peer {
+                    uid: cred.uid,
+                    pid: cred.pid,
+                };
+            }
+            cmsg = libc::CMSG_NXTHDR(msg, cmsg);
+        }
+    }
+    sender
 }
 
 /// Sends without waiting: a client that does not read is hung up on. False: it failed.

@@ -119,7 +119,7 @@ fn is_no_member(me: &mut Worker) -> bool {
         && me.group().state(id).is_ok()
 }
 
-fn fork_of_worker() -> Result<Verdict> {
+pub(super) fn fork_of_worker() -> Result<Verdict> {
     in_client(fork_body)
 }
 
@@ -173,7 +173,7 @@ fn by_deed(deed: Deed) -> Result<i32> {
 }
 
 /// Another program takes the place of a worker's process: none of its threads is a member.
-fn exec_of_worker() -> Result<Verdict> {
+pub(super) fn exec_of_worker() -> Result<Verdict> {
     in_client(|| {
         let status = by_deed(Deed::Exec)?;
         ensure!(
@@ -184,7 +184,7 @@ fn exec_of_worker() -> Result<Verdict> {
     })
 }
 
-fn exit_of_worker() -> Result<Verdict> {
+pub(super) fn exit_of_worker() -> Result<Verdict> {
     in_client(|| {
         let status = by_deed(Deed::Exit)?;
         ensure!(
@@ -389,7 +389,7 @@ extern "C-unwind" fn ends(plan: *mut libc::c_void) -> *mut libc::c_void {
     std::ptr::null_mut()
 }
 
-fn thread_ends() -> Result<Verdict> {
+pub(super) fn thread_ends() -> Result<Verdict> {
     in_client(|| {
         let mut boss = Boss::new()?;
         let (tell, told) = std::sync::mpsc::channel::<()>();

@@ -102,7 +102,7 @@ fn pipe_echo(count: u64) -> Result<()> {
     Ok(())
 }
 
-fn cycles_body<const N: u64>() -> Result<()> {
+pub(super) fn cycles_body<const N: u64>() -> Result<()> {
     with_server(16, |group, me| {
         for kind in 0..2u64 {
             let threads = (0..3)
@@ -126,7 +126,7 @@ fn cycles_body<const N: u64>() -> Result<()> {
     })
 }
 
-fn cycles<const N: u64>() -> Result<Verdict> {
+pub(super) fn cycles<const N: u64>() -> Result<Verdict> {
     in_client(cycles_body::<N>)
 }
 
@@ -175,7 +175,7 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<Seen> {
     Ok(seen)
 }
 
-fn switch_ping_pong() -> Result<Verdict> {
+pub(super) fn switch_ping_pong() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
             let seen = ping_pong(group, me, 5000)?;
@@ -186,7 +186,7 @@ fn switch_ping_pong() -> Result<Verdict> {
     })
 }
 
-fn wake_before_wait() -> Result<Verdict> {
+pub(super) fn wake_before_wait() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
             let name = Arc::new(Name::default());
@@ -217,7 +217,7 @@ fn wake_before_wait() -> Result<Verdict> {
     })
 }
 
-fn wait_times_out() -> Result<Verdict> {
+pub(super) fn wait_times_out() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
             let waiter = worker(group, 1, |group, me| {
@@ -261,7 +261,7 @@ fn wait_times_out() -> Result<Verdict> {
     })
 }
 
-fn kick() -> Result<Verdict> {
+pub(super) fn kick() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
             let stop = Arc::new(AtomicBool::new(false));

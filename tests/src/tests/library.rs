@@ -164,7 +164,7 @@ fn api_body() -> Result<()> {
     Ok(())
 }
 
-fn api() -> Result<Verdict> {
+pub(super) fn api() -> Result<Verdict> {
     in_client(api_body)
 }
 
@@ -210,7 +210,7 @@ fn two_processes_body() -> Result<()> {
     other.result(LIMIT)
 }
 
-fn two_processes() -> Result<Verdict> {
+pub(super) fn two_processes() -> Result<Verdict> {
     in_client(two_processes_body)
 }
 
@@ -266,7 +266,7 @@ fn runtime_body() -> Result<()> {
     Ok(())
 }
 
-fn runtime() -> Result<Verdict> {
+pub(super) fn runtime() -> Result<Verdict> {
     in_client(runtime_body)
 }
 

@@ -169,7 +169,7 @@ fn goes_on(troupe: &Troupe, boss: &mut Boss) -> Result<()> {
     })
 }
 
-fn ptrace_each() -> Result<Verdict> {
+pub(super) fn ptrace_each() -> Result<Verdict> {
     in_client(ptrace_body)
 }
 
@@ -324,7 +324,7 @@ fn follows() -> Result<()> {
     boss.alone()
 }
 
-fn affinity() -> Result<Verdict> {
+pub(super) fn affinity() -> Result<Verdict> {
     if std::thread::available_parallelism()?.get() < 2 {
         return Ok(Verdict::Skip("one CPU".to_owned()));
     }
@@ -421,7 +421,7 @@ fn stands_still(troupe: &Troupe, boss: &mut Boss) -> Result<()> {
     Ok(())
 }
 
-fn stopped() -> Result<Verdict> {
+pub(super) fn stopped() -> Result<Verdict> {
     in_client(stopped_body)
 }
 
@@ -431,7 +431,7 @@ const RUNS: usize = 1;
 const FROZEN: usize = 2;
 const SEEN: usize = 3;
 
-fn frozen() -> Result<Verdict> {
+pub(super) fn frozen() -> Result<Verdict> {
     let words = client::shared_words()?;
     let cgroup = Cgroup::new("umcg-members")?;
     let reach = |word: usize| {

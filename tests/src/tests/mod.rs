@@ -17,8 +17,11 @@ mod changes;
 mod compile;
 mod cpus;
 mod decide;
+mod denied;
 mod doctor;
 mod ends;
+mod examples;
+mod fuzz;
 mod gone;
 mod group;
 mod hammer;
@@ -28,6 +31,7 @@ mod late;
 mod library;
 mod life;
 mod member;
+mod partial;
 mod published;
 mod see;
 mod servers;
@@ -143,6 +147,10 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         app_share::TESTS,
         app_race::TESTS,
         app_pair::TESTS,
+        denied::TESTS,
+        fuzz::TESTS,
+        examples::TESTS,
+        partial::TESTS,
     ]
     .into_iter()
     .flatten()

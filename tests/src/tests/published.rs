@@ -111,12 +111,12 @@ fn wakes(times: u32) -> Result<Vec<f64>> {
     Ok(took)
 }
 
-fn wake_count<const TIMES: u32>() -> Result<Verdict> {
+pub(super) fn wake_count<const TIMES: u32>() -> Result<Verdict> {
     in_client(|| wakes(TIMES).map(drop))
 }
 
 /// Groups that were at work leave an idle machine idle.
-fn idle_afterwards() -> Result<Verdict> {
+pub(super) fn idle_afterwards() -> Result<Verdict> {
     let verdict = in_client(|| {
         let took = wakes(300)?;
         metric(
@@ -223,7 +223,7 @@ fn ping_pong_body<const ROUNDS: u32>() -> Result<()> {
     boss.alone()
 }
 
-fn ping_pong<const ROUNDS: u32>() -> Result<Verdict> {
+pub(super) fn ping_pong<const ROUNDS: u32>() -> Result<Verdict> {
     in_client(ping_pong_body::<ROUNDS>)
 }
 
@@ -275,7 +275,7 @@ fn no_run_body() -> Result<()> {
     boss.alone()
 }
 
-fn no_run_by_itself() -> Result<Verdict> {
+pub(super) fn no_run_by_itself() -> Result<Verdict> {
     in_client(no_run_body)
 }
 
@@ -332,7 +332,7 @@ fn switch_chain_body() -> Result<()> {
     boss.alone()
 }
 
-fn switch_chain() -> Result<Verdict> {
+pub(super) fn switch_chain() -> Result<Verdict> {
     in_client(switch_chain_body)
 }
 
@@ -377,7 +377,7 @@ fn timeouts_body() -> Result<()> {
     boss.alone()
 }
 
-fn timeouts() -> Result<Verdict> {
+pub(super) fn timeouts() -> Result<Verdict> {
     in_client(timeouts_body)
 }
 
@@ -418,6 +418,6 @@ fn hog_body() -> Result<()> {
     boss.alone()
 }
 
-fn hog_and_sleepers() -> Result<Verdict> {
+pub(super) fn hog_and_sleepers() -> Result<Verdict> {
     in_client(hog_body)
 }

@@ -155,7 +155,7 @@ fn server_dies_body() -> Result<()> {
     boss.alone()
 }
 
-fn server_dies() -> Result<Verdict> {
+pub(super) fn server_dies() -> Result<Verdict> {
     in_client(server_dies_body)
 }
 
@@ -251,6 +251,6 @@ fn shared_queue_body() -> Result<()> {
     Ok(())
 }
 
-fn shared_queue() -> Result<Verdict> {
+pub(super) fn shared_queue() -> Result<Verdict> {
     in_client(shared_queue_body)
 }

@@ -135,7 +135,7 @@ fn blocked_body() -> Result<()> {
     boss.alone()
 }
 
-fn signal_blocked() -> Result<Verdict> {
+pub(super) fn signal_blocked() -> Result<Verdict> {
     in_client(blocked_body)
 }
 
@@ -186,7 +186,7 @@ fn idle_body() -> Result<()> {
     boss.alone()
 }
 
-fn signal_idle() -> Result<Verdict> {
+pub(super) fn signal_idle() -> Result<Verdict> {
     in_client(idle_body)
 }
 
@@ -249,7 +249,7 @@ fn held_body() -> Result<()> {
     boss.alone()
 }
 
-fn signal_held() -> Result<Verdict> {
+pub(super) fn signal_held() -> Result<Verdict> {
     in_client(held_body)
 }
 
@@ -312,7 +312,14 @@ fn kick_body() -> Result<()> {
         // Forced off inside of its handler, which goes on when it is run.
         boss.news_of(mine)?;
     }
-    boss.settle(mine, State::Runnable, || KICKS.load(SeqCst) == 10)?;
+    boss.settle(mine, State::Runnable, || KICKS.load(SeqCst) == 10)
+        .with_context(|| {
+            format!(
+                "kicks {}, answer {}",
+                KICKS.load(SeqCst),
+                ANSWER.load(SeqCst)
+            )
+        })?;
     let end = boss.run(theirs, umcg::after(Duration::from_millis(300)))?;
     let end = end.context("the other one is no RUNNABLE worker")?;
     ensure!(end.reason == Reason::Preempted, "{end:?}");
@@ -338,7 +345,7 @@ fn kick_body() -> Result<()> {
     boss.alone()
 }
 
-fn kick_by_handler() -> Result<Verdict> {
+pub(super) fn kick_by_handler() -> Result<Verdict> {
     in_client(kick_body)
 }
 
@@ -386,6 +393,6 @@ fn child_body() -> Result<()> {
     boss.alone()
 }
 
-fn kick_by_child() -> Result<Verdict> {
+pub(super) fn kick_by_child() -> Result<Verdict> {
     in_client(child_body)
 }

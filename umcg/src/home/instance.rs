@@ -170,6 +170,10 @@ impl Home {
         }
     }
 
+    pub(crate) fn is_bpf_denied(&self) -> bool {
+        self.served().is_some_and(|it| it.group.is_denied())
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         match self.served() {
             Some(served) => served.group.mode(),

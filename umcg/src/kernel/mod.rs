@@ -14,11 +14,13 @@ pub mod record;
 #[allow(unsafe_code)]
 pub mod sys;
 
+mod call;
+mod denied;
 mod server;
 mod worker;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,8 +37,6 @@ use sys::{Bell, Mapping};
 
 /// Requests in a row that BPF did not see, until it counts as gone.
 pub(crate) const UNSEEN: u32 = 3;
-/// How long a call waits that came too fast for its group's bucket: ten tokens.
-const PACE_NS: u64 = 50_000;
 /// How often a server that sleeps for real looks whether it is served.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
@@ -66,6 +66,9 @@ pub struct KernelGroup {
     /// The socket, for polls: it hangs up when the daemon ends.
     hangs_up: RawFd,
     over: AtomicBool,
+    denied: denied::Denied,
+    /// Where the daemon listens.
+    path: PathBuf,
     /// Whether the group still wants to be served by this; `None`: as long as it lives.
     wanted: Option<Wanted>,
 }
@@ -118,6 +121,8 @@ fn enter(socket: &Path, request: &Request, call: &'static str) -> Result<KernelG
     let group = KernelGroup {
         hangs_up: sock.as_raw_fd(),
         over: AtomicBool::new(false),
+        denied: denied::Denied::default(),
+        path: socket.to_owned(),
         wanted: None,
         truth,
         desks,
@@ -133,6 +138,7 @@ fn enter(socket: &Path, request: &Request, call: &'static str) -> Result<KernelG
     if group.head().abi.load(Relaxed) != intf::UMCG_ABI {
         return Err(Error::new(ErrorKind::Version, call, 0));
     }
+    group.probe_bpf();
     Ok(group)
 }
 
@@ -191,6 +197,7 @@ impl KernelGroup {
         let op = intf::umcg_call_op_UMCG_CALL_UNREGISTER;
         let mut call = self.call(op, reason.into());
         let left = self.run_call(&mut call, "unregister").map(|_| ());
+        self.sit(Id::NONE);
         if !self.full {
             sys::set_policy(false).map_err(os("unregister"))?;
         }
@@ -224,9 +231,12 @@ impl KernelGroup {
     /// For tests: garbage on a desk, as a hostile client writes it.
     #[doc(hidden)]
     pub fn scribble(&self, index: u32, value: u64) {
+        const OP_LEAVE: u32 = intf::umcg_op_UMCG_OP_LEAVE;
         let desk = self.desk(index);
         match value % 10 {
-            0 => desk.op.store(value as u32 >> 8, Relaxed),
+            // What there is, but not to leave, and what there is not.
+            0 if value & 0x80 == 0 => desk.op.store((value as u32 >> 8) % OP_LEAVE, Relaxed),
+            0 => desk.op.store(value as u32 >> 8 | 0x10, Relaxed),
             1 => desk.target.store(value, Relaxed),
             2 => desk.deadline_ns.store(value, Relaxed),
             3 => desk.runnable.store(value >> 3, Relaxed),
@@ -279,38 +289,6 @@ impl KernelGroup {
         locked(&self.seats[(me.index() % (SERVERS + 1)) as usize])
     }
 
-    fn call(&self, op: u32, target: u64) -> intf::umcg_group_call {
-        intf::umcg_group_call {
-            op,
-            ret: 0,
-            epoch: self.epoch,
-            token: [0; 2],
-            target,
-            cookie: u64::from(self.head().gen_.load(Relaxed)) << 32
-                | u64::from(self.head().group.load(Relaxed)),
-            me: 0,
-        }
-    }
-
-    /// Runs the program; its answer, or the error that its errno means.
-    pub(crate) fn run_call(
-        &self,
-        call: &mut intf::umcg_group_call,
-        name: &'static str,
-    ) -> Result<u32> {
-        sys::run_program(self.prog.as_raw_fd(), call).map_err(os(name))?;
-        let kind = match -call.ret {
-            answer if answer <= 0 => return Ok(answer.unsigned_abs()),
-            libc::EALREADY => ErrorKind::Registered,
-            libc::EUSERS => ErrorKind::Full,
-            libc::ENOENT => ErrorKind::Gone,
-            libc::EBUSY => ErrorKind::Again,
-            libc::EAGAIN => ErrorKind::WrongState,
-            errno => ErrorKind::from_errno(errno),
-        };
-        Err(Error::new(kind, name, call.ret.unsigned_abs().into()))
-    }
-
     /// As [`Backend::register`]; a worker that is no `newcomer` has run before, elsewhere.
     pub(crate) fn enlist(
         &self,
@@ -332,6 +310,7 @@ impl KernelGroup {
         let bell = bell.map(Bell::new).transpose().map_err(os("register"))?;
         self.run_call(&mut call, "register")?;
         let me = Id::from_raw(call.me);
+        self.sit(me);
         told(me);
         match kind {
             Kind::Server => {
@@ -343,49 +322,6 @@ impl KernelGroup {
             Kind::Worker => self.until_run(me, newcomer)?,
         }
         Ok(me)
-    }
-
-    /// A right to register once, and a server's bell.
-    fn token(&self, kind: u32) -> Result<([u64; 2], Option<OwnedFd>)> {
-        let mut request = Request::new(Op::Tokens);
-        (request.kind, request.count) = (kind, 1);
-        let sock = locked(&self.sock);
-        let answer = sys::ask(&sock, &request);
-        if matches!(answer, Err(libc::EAGAIN | libc::ECONNRESET | libc::EPIPE)) {
-            // A reply that comes yet would be taken for the next request's.
-            self.over.store(true, Relaxed);
-            return Err(self.gone("token", 0));
-        }
-        let (reply, mut fds) = answer.map_err(os("token"))?;
-        if reply.count == 0 {
-            return Err(Error::new(ErrorKind::Version, "token", 0));
-        }
-        Ok((reply.tokens[0], fds.pop()))
-    }
-
-    /// Wakes and kicks come from any thread; one that is no member says once whose it is.
-    fn call_attached(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
-        match self.call_paced(op, target, name) {
-            Err(error) if error.kind() == ErrorKind::Gone => {}
-            result => return result,
-        }
-        let mut attach = self.call(intf::umcg_call_op_UMCG_CALL_ATTACH, 0);
-        (attach.token, _) = self.token(intf::umcg_member_kind_UMCG_M_NONE)?;
-        self.run_call(&mut attach, name)?;
-        self.call_paced(op, target, name)
-    }
-
-    /// Waits while the group's wakes and kicks come too fast: none may be lost, and who
-    /// makes too many is slowed down, not refused. Async-signal-safe.
-    fn call_paced(&self, op: u32, target: Id, name: &'static str) -> Result<u32> {
-        loop {
-            match self.run_call(&mut self.call(op, target.raw()), name) {
-                Err(error) if error.kind() == ErrorKind::Again && self.alive() => {
-                    sys::nap(PACE_NS);
-                }
-                result => return result,
-            }
-        }
     }
 
     /// The sleeper's futex, for who was told that a wake needs it.

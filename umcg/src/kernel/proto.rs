@@ -5,17 +5,21 @@
 //! (truth map, client map, the program `umcg_client`, a memfd of futexes), and the
 //! connection then belongs to that group: the group ends when its last connection
 //! does. TOKENS gives rights to register; with it comes a bell for each server.
+//!
+//! Who may not use bpf(2) has the daemon make calls. ASK and WITHDRAW are for a thread of
+//! the sender's own process, WAKE and KICK for who knows the group's ticket, from any
+//! connection of its user. Their reply's `errno` is the call's.
 
 /// First word of every message.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"UMCG");
 /// Changes with the messages or the records.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Where the daemon listens, unless `UMCG_SOCKET` names another place.
 pub const SOCKET: &str = "/run/scx_umcg/client.sock";
 /// Tokens in one reply.
 pub const MAX_TOKENS: usize = 16;
 /// Bytes of a request.
-pub const REQUEST_BYTES: usize = 96;
+pub const REQUEST_BYTES: usize = 120;
 /// Bytes of a reply.
 pub const REPLY_BYTES: usize = 80 + 16 * MAX_TOKENS;
 
@@ -29,6 +33,14 @@ pub enum Op {
     Join = 2,
     /// Rights to register in the connection's group.
     Tokens = 3,
+    /// Puts a call down, for thread `thread` to make by its next `sched_yield`.
+    Ask = 4,
+    /// Takes it back, or says what it came to.
+    Withdraw = 5,
+    /// Wakes a member.
+    Wake = 6,
+    /// Kicks a worker.
+    Kick = 7,
 }
 
 /// A request.
@@ -36,15 +48,21 @@ pub enum Op {
 pub struct Request {
     /// What for.
     pub op: Op,
-    /// TOKENS: `enum umcg_member_kind`; 0 = to attach only.
+    /// TOKENS: `enum umcg_member_kind`; 0 = to attach only. ASK: `enum umcg_call_op`.
     pub kind: u32,
     /// TOKENS: how many, at most [`MAX_TOKENS`].
     pub count: u32,
+    /// ASK, WITHDRAW: the sender's number of one of its threads.
+    pub thread: i32,
+    /// WAKE, KICK: the member's id; ASK: the cookie.
+    pub target: u64,
+    /// ASK: the right to register.
+    pub token: [u64; 2],
     /// CREATE: members at most.
     pub max_members: u32,
     /// CREATE: its slots' weight in percent of a thread's, 1..=10000; above 100 for root.
     pub share: u32,
-    /// JOIN: which group.
+    /// JOIN, WAKE, KICK: which group.
     pub ticket: [u8; 32],
     /// CREATE: for people, ends with 0.
     pub name: [u8; 32],
@@ -67,8 +85,10 @@ pub struct Reply {
     pub epoch: u64,
     /// With it another process of the same user may join.
     pub ticket: [u8; 32],
-    /// How many of `tokens` are given.
+    /// How many of `tokens` are given. WAKE: `enum umcg_call_answer`.
     pub count: u32,
+    /// ASK: the thread's number as the truth map has it.
+    pub thread: i32,
     /// One-time rights.
     pub tokens: [[u64; 2]; MAX_TOKENS],
 }
@@ -84,6 +104,7 @@ impl Default for Reply {
             epoch: 0,
             ticket: [0; 32],
             count: 0,
+            thread: 0,
             tokens: [[0; 2]; MAX_TOKENS],
         }
     }
@@ -133,6 +154,9 @@ impl Request {
             op,
             kind: 0,
             count: 0,
+            thread: 0,
+            target: 0,
+            token: [0; 2],
             max_members: 0,
             share: 100,
             ticket: [0; 32],
@@ -152,8 +176,12 @@ impl Request {
         {
             put(&mut out, 8 + 4 * i, &value.to_le_bytes());
         }
+        put(&mut out, 24, &self.target.to_le_bytes());
         put(&mut out, 32, &self.ticket);
         put(&mut out, 64, &self.name);
+        put(&mut out, 96, &self.token[0].to_le_bytes());
+        put(&mut out, 104, &self.token[1].to_le_bytes());
+        put(&mut out, 112, &self.thread.to_le_bytes());
         out
     }
 
@@ -164,6 +192,10 @@ impl Request {
             1 => Op::Create,
             2 => Op::Join,
             3 => Op::Tokens,
+            4 => Op::Ask,
+            5 => Op::Withdraw,
+            6 => Op::Wake,
+            7 => Op::Kick,
             _ => return Err(libc::EINVAL),
         };
         Ok(Self {
@@ -172,8 +204,11 @@ impl Request {
             count: u32_at(from, 12),
             max_members: u32_at(from, 16),
             share: u32_at(from, 20),
+            target: u64_at(from, 24),
             ticket: bytes_at(from, 32),
             name: bytes_at(from, 64),
+            token: [u64_at(from, 96), u64_at(from, 104)],
+            thread: u32_at(from, 112).cast_signed(),
         })
     }
 }
@@ -207,6 +242,7 @@ impl Reply {
         }
         put(&mut out, 32, &self.epoch.to_le_bytes());
         put(&mut out, 40, &self.ticket);
+        put(&mut out, 72, &self.thread.to_le_bytes());
         for (i, token) in self.tokens.iter().enumerate() {
             put(&mut out, 80 + 16 * i, &token[0].to_le_bytes());
             put(&mut out, 88 + 16 * i, &token[1].to_le_bytes());
@@ -226,6 +262,7 @@ impl Reply {
             count: u32_at(from, 28).min(MAX_TOKENS as u32),
             epoch: u64_at(from, 32),
             ticket: bytes_at(from, 40),
+            thread: u32_at(from, 72).cast_signed(),
             tokens: std::array::from_fn(|i| [u64_at(from, 80 + 16 * i), u64_at(from, 88 + 16 * i)]),
         })
     }
@@ -251,10 +288,11 @@ mod tests {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count, request.ticket) = (2, 16, ticket(3, 5, [7, 9]));
         (request.share, request.name) = (40, [b'n'; 32]);
+        (request.target, request.thread, request.token) = (23, -29, [31, 37]);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
         let mut reply = Reply::error(-5);
         (reply.epoch, reply.count, reply.full) = (11, 1, true);
-        reply.tokens[0] = [13, 17];
+        (reply.tokens[0], reply.thread) = ([13, 17], 19);
         assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
     }
 

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use super::proto::{self, Reply, Request};
 use crate::intf;
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
@@ -268,7 +268,6 @@ impl Bell {
     }
 
     fn silence(&self) {
-        use crate::sync::{AtomicU64, Ordering};
         // SAFETY: the ring buffer's first two pages start with its positions.
         let positions = unsafe {
             (
@@ -378,6 +377,71 @@ pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i
     match reply.errno {
         0 => Ok((reply, fds)),
         errno => Err(errno),
+    }
+}
+
+/// One request and its reply, which brings no file descriptors. The error is the way's,
+/// not the reply's. Async-signal-safe.
+pub fn exchange(sock: &OwnedFd, request: &Request) -> Result<Reply, i32> {
+    let bytes = request.encode();
+    let mut reply = [0u8; proto::REPLY_BYTES];
+    // SAFETY: bytes live through the call.
+    until_done(|| unsafe {
+        libc::send(
+            sock.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL,
+        )
+    })?;
+    // SAFETY: reply lives through the call.
+    let got = until_done(|| unsafe {
+        libc::recv(sock.as_raw_fd(), reply.as_mut_ptr().cast(), reply.len(), 0)
+    })?;
+    Reply::decode(&reply[..got])
+}
+
+fn until_done(mut call: impl FnMut() -> isize) -> Result<usize, i32> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(done) => return Ok(done),
+            Err(_) if errno() == libc::EINTR => {}
+            Err(_) => return Err(errno()),
+        }
+    }
+}
+
+/// Keeps a connection that nobody uses at the moment. Lock-free, for signal handlers.
+#[derive(Debug, Default)]
+pub struct Line(AtomicU64);
+
+impl Line {
+    /// The one that is kept; it is the caller's then. Not one of before a fork: its other
+    /// end would take the parent's messages for the child's.
+    pub fn take(&self, forks: u32) -> Option<OwnedFd> {
+        let kept = self.0.swap(0, Ordering::AcqRel);
+        // SAFETY: put() stored a file descriptor that it owned; who swaps it out owns it.
+        let line = unsafe { (kept != 0).then(|| OwnedFd::from_raw_fd(kept as u32 as RawFd - 1)) };
+        line.filter(|_| (kept >> 32) as u32 == forks)
+    }
+
+    /// Keeps `line`, or closes it if there is one already.
+    pub fn put(&self, line: OwnedFd, forks: u32) {
+        use std::os::fd::IntoRawFd;
+        let fd = line.as_raw_fd();
+        let kept = u64::from(forks) << 32 | u64::from((fd + 1).cast_unsigned());
+        let empty = self
+            .0
+            .compare_exchange(0, kept, Ordering::AcqRel, Ordering::Relaxed);
+        if empty.is_ok() {
+            let _ = line.into_raw_fd();
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        drop(self.take(0));
     }
 }
 

@@ -1,0 +1,127 @@
+//! The library's examples, and the facts that events tell, over the daemon, as nobody.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use umcg::{FOREVER, Group, GroupConfig, Reason};
+
+use super::{Test, short};
+use crate::boss::{in_client, soon};
+use crate::client;
+use crate::harness::{self, Verdict, sibling};
+
+pub const TESTS: &[Test] = &[
+    short("vm_group_examples_unprivileged", "group", 20, examples),
+    short("vm_group_times_selftest_unprivileged", "group", 3, times),
+];
+
+/// Each with a line that only a run to its end prints.
+const EXAMPLES: [(&str, &str); 6] = [
+    ("hello", "worker 2, turn 1"),
+    ("pool", "40 tasks"),
+    ("lockstep", "done"),
+    ("httpd", "64 requests"),
+    ("hog", "was preempted"),
+    ("handoff", "10000 round trips"),
+];
+
+fn example(name: &str, wanted: &str) -> Result<()> {
+    let program = sibling("examples").join(name);
+    let began = Instant::now();
+    let output = Command::new(&program)
+        .output()
+        .with_context(|| format!("{}: not built", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let done = output.status.success() && text.ends_with("done\n") && text.contains(wanted);
+    ensure!(done, "{name}: {}: {text}{errors}", output.status);
+    let seconds = began.elapsed().as_secs_f64();
+    println!("metric group_example name={name} s={seconds:.2}");
+    Ok(())
+}
+
+fn examples() -> Result<Verdict> {
+    let sched = harness::shared()?;
+    for (name, wanted) in EXAMPLES {
+        let before = sched.counter("grp_run")?;
+        client::spawn(|| example(name, wanted))?.result(Duration::from_secs(120))?;
+        let runs = sched.counter("grp_run")? - before;
+        ensure!(runs > 0, "{name} was not served by the daemon");
+    }
+    let shared = sched.counter("grp_shared")?;
+    ensure!(
+        shared == 0,
+        "{shared} times two running workers of a server"
+    );
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+fn cpu_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: time lives through the call; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+const MS: u64 = 1_000_000;
+const BURN_NS: u64 = 30 * MS;
+const SLEEP_NS: u64 = 50 * MS;
+/// What a thread uses beside its burning, on a slow machine.
+const REST_NS: u64 = 20 * MS;
+
+/// A worker's CPU time, without its sleep, and its time in the queue, without its server's.
+fn times_body() -> Result<()> {
+    let group = Group::create(&GroupConfig::default())?;
+    let mut server = group.register_server()?;
+    let theirs = group.clone();
+    let thread = std::thread::spawn(move || -> Result<u64> {
+        let mut me = theirs.register_worker(0)?;
+        let began = cpu_ns();
+        while cpu_ns() < began + BURN_NS {}
+        std::thread::sleep(Duration::from_nanos(SLEEP_NS));
+        me.yield_now()?;
+        Ok(cpu_ns())
+    });
+    let mut ready = server.next_event(soon())?;
+    let id = ready.worker;
+    // So long it is RUNNABLE, and the server has not run it.
+    std::thread::sleep(Duration::from_nanos(SLEEP_NS));
+    let left = loop {
+        let end = server.run(id, FOREVER)?;
+        ensure!(end.worker == id && end.cookie == 0, "{end:?}");
+        if end.reason == Reason::Yielded {
+            break end;
+        }
+        ready = server.next_event(soon())?;
+        ensure!(
+            ready.worker == id && ready.at_ns >= end.at_ns,
+            "{end:?}, then {ready:?}"
+        );
+    };
+    ensure!(server.next_event(soon())?.reason == Reason::Yielded);
+    let gone = server.run(id, FOREVER)?;
+    ensure!(gone.reason == Reason::Exited, "{gone:?}");
+    let used = thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    println!(
+        "metric group_times run_ms={} used_ms={} wait_ms={}",
+        left.run_ns / MS,
+        used / MS,
+        left.wait_ns / MS
+    );
+    // The clocks of a thread and of its record are read at different moments.
+    let is_cpu_time = (BURN_NS..used + MS).contains(&left.run_ns) && used < BURN_NS + REST_NS;
+    ensure!(is_cpu_time, "{left:?}: run_ns, of {used} that it used");
+    ensure!(left.wait_ns >= SLEEP_NS / 2, "{left:?}: wait_ns");
+    ensure!(gone.run_ns >= left.run_ns, "{left:?}, then {gone:?}");
+    ensure!(gone.wait_ns >= left.wait_ns, "{left:?}, then {gone:?}");
+    Ok(())
+}
+
+fn times() -> Result<Verdict> {
+    in_client(times_body)
+}
