@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use umcg::{FOREVER, Group, GroupConfig, Reason};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Reason};
 
 fn main() -> umcg::Result<()> {
     let group = Group::create(&GroupConfig::default())?;
@@ -30,7 +30,10 @@ fn main() -> umcg::Result<()> {
         let next = server.next_event(FOREVER)?;
         let reason = match next.reason {
             Reason::Exited => Reason::Exited, // it left on its own
-            _ => server.run(next.worker, FOREVER)?.reason,
+            _ => match server.run(next.worker, FOREVER) {
+                Err(error) if error.kind() == ErrorKind::WrongState => continue, // told again
+                end => end?.reason,
+            },
         };
         if reason == Reason::Exited {
             live -= 1;

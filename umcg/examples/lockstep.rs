@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use umcg::{FOREVER, Group, GroupConfig, Id, Reason, Worker};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, Server, Worker};
 
 /// Simulated time, and when the running process wants to go on.
 #[derive(Default)]
@@ -22,6 +22,25 @@ impl Clock {
         self.until.store(self.now.load(Relaxed) + time, Relaxed);
         // Nobody wakes it: the server runs it when its time has come.
         let _ = me.wait(FOREVER).expect("it runs");
+    }
+}
+
+/// Nobody else runs meanwhile, also while `process` waits in the kernel, for a page, say.
+/// False: it has ended.
+fn run_until_it_waits(server: &mut Server, process: Id) -> umcg::Result<bool> {
+    loop {
+        match server.run(process, FOREVER) {
+            Ok(end) if end.reason == Reason::Waits => return Ok(true),
+            Ok(end) if end.reason == Reason::Exited => return Ok(false),
+            Err(error) if !matches!(error.kind(), ErrorKind::WrongState | ErrorKind::Again) => {
+                return Err(error);
+            }
+            _ => {} // it is told of when it is RUNNABLE again
+        }
+        let news = server.next_event(FOREVER)?;
+        if news.worker == process && news.reason == Reason::Exited {
+            return Ok(false);
+        }
     }
 }
 
@@ -43,12 +62,17 @@ fn simulate() -> umcg::Result<Vec<String>> {
                 clock.pass(&mut me, 3 + (number * 7 + step * 5) % 4);
             }
         }));
-        let event = server.next_event(FOREVER)?;
-        due.insert((0, event.cookie), event.worker);
+        let event = loop {
+            let event = server.next_event(FOREVER)?;
+            if event.cookie == number {
+                break event; // an earlier one may be told of again
+            }
+        };
+        due.insert((0, number), event.worker);
     }
     while let Some(((time, number), process)) = due.pop_first() {
         clock.now.store(time, Relaxed);
-        if server.run(process, FOREVER)?.reason == Reason::Waits {
+        if run_until_it_waits(&mut server, process)? {
             due.insert((clock.until.load(Relaxed), number), process);
         }
     }
