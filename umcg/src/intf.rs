@@ -657,7 +657,9 @@ pub struct umcg_group {
     pub shared: u64_,
     pub uid: u32_,
     pub name: [u8_; 32usize],
-    pub pad: [u32_; 21usize],
+    pub pad0: u32_,
+    pub stuck: u64_,
+    pub pad: [u32_; 18usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -679,7 +681,9 @@ const _: () = {
     ["Offset of field: umcg_group::shared"][::std::mem::offset_of!(umcg_group, shared) - 64usize];
     ["Offset of field: umcg_group::uid"][::std::mem::offset_of!(umcg_group, uid) - 72usize];
     ["Offset of field: umcg_group::name"][::std::mem::offset_of!(umcg_group, name) - 76usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 108usize];
+    ["Offset of field: umcg_group::pad0"][::std::mem::offset_of!(umcg_group, pad0) - 108usize];
+    ["Offset of field: umcg_group::stuck"][::std::mem::offset_of!(umcg_group, stuck) - 112usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 120usize];
 };
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;
