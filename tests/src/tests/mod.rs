@@ -18,6 +18,7 @@ mod late;
 mod library;
 mod life;
 mod member;
+mod policy;
 mod published;
 mod see;
 mod servers;
@@ -114,6 +115,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         compile::TESTS,
         cgroup::TESTS,
         decide::TESTS,
+        policy::TESTS,
         hammer::TESTS,
         gone::TESTS,
         group::TESTS,
