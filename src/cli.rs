@@ -54,7 +54,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub partial: bool,
 
-    /// Who orders waiting workers: fair (weighted shares) or fifo.
+    /// Who orders waiting workers: fair (weighted shares), fifo, lifo, rr,
+    /// arrival, priority, deadline or quota; options after a colon, as in
+    /// rr:slice_us=1000. docs/policies.md describes them.
     #[arg(long, default_value = "fair", value_name = "POLICY", value_parser = policy)]
     pub policy: String,
 
@@ -184,6 +186,13 @@ mod tests {
             (["--timeout-ms", "30001"], "30001", "1000..=30000"),
             (["--stats", "0"], "0", "0.1..=86400"),
             (["--policy", "fiffo"], "fiffo", "fifo"),
+            (["--policy", "quota:tiers=60/50"], "110 %", "at most 100"),
+            (["--policy", "rr:slice_us=5"], "\"5\"", "100..=100000"),
+            (
+                ["--policy", "rr:slce_us=500"],
+                "slce_us",
+                "did you mean slice_us?",
+            ),
             (["--decide", "both"], "both", "staged"),
         ] {
             let text = sentence(&parse(&args).unwrap_err());

@@ -7,60 +7,150 @@ use crate::{Decide, NAMES};
 
 /// A policy that [`create`](crate::create) cannot make.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct UnknownPolicy {
-    name: String,
-    // What was asked for and what it can do, if the name is known.
-    decide: Option<(Decide, Decide)>,
+pub struct PolicyError {
+    policy: String,
+    what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum What {
+    Name,
+    Decide {
+        asked: Decide,
+        can: Decide,
+    },
+    Form {
+        option: String,
+    },
+    Option {
+        key: String,
+        known: &'static [&'static str],
+    },
+    Value {
+        key: String,
+        value: String,
+        want: String,
+    },
+    Shares {
+        sum_pct: u64,
+    },
 }
 
 /// What is wrong with the request, for callers that tell the cases apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// No policy has this name.
     Name,
     /// The policy exists, but cannot decide that way.
     Decide,
+    /// The policy has no such option, or it is not of the form KEY=VALUE.
+    Option,
+    /// The option has no such value.
+    Value,
+    /// More than the whole was promised.
+    Shares,
 }
 
-impl UnknownPolicy {
-    pub(crate) fn name(name: &str) -> Self {
-        UnknownPolicy {
-            name: name.to_owned(),
-            decide: None,
+impl PolicyError {
+    fn new(policy: &str, what: What) -> Self {
+        PolicyError {
+            policy: policy.to_owned(),
+            what,
         }
+    }
+
+    pub(crate) fn name(name: &str) -> Self {
+        Self::new(name, What::Name)
     }
 
     pub(crate) fn decide(name: &str, asked: Decide, can: Decide) -> Self {
-        UnknownPolicy {
-            name: name.to_owned(),
-            decide: Some((asked, can)),
-        }
+        Self::new(name, What::Decide { asked, can })
     }
 
-    /// Which of the two is wrong.
+    pub(crate) fn form(name: &str, option: &str) -> Self {
+        let option = option.to_owned();
+        Self::new(name, What::Form { option })
+    }
+
+    pub(crate) fn option(name: &str, key: &str, known: &'static [&'static str]) -> Self {
+        let key = key.to_owned();
+        Self::new(name, What::Option { key, known })
+    }
+
+    pub(crate) fn value(name: &str, key: &str, value: &str, want: &str) -> Self {
+        let (key, value, want) = (key.to_owned(), value.to_owned(), want.to_owned());
+        Self::new(name, What::Value { key, value, want })
+    }
+
+    pub(crate) fn shares(name: &str, sum_pct: u64) -> Self {
+        Self::new(name, What::Shares { sum_pct })
+    }
+
+    /// Which part of the request is wrong.
     pub fn kind(&self) -> ErrorKind {
-        match self.decide {
-            None => ErrorKind::Name,
-            Some(_) => ErrorKind::Decide,
+        match self.what {
+            What::Name => ErrorKind::Name,
+            What::Decide { .. } => ErrorKind::Decide,
+            What::Form { .. } | What::Option { .. } => ErrorKind::Option,
+            What::Value { .. } => ErrorKind::Value,
+            What::Shares { .. } => ErrorKind::Shares,
         }
+    }
+
+    fn no_option(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        key: &str,
+        known: &[&'static str],
+    ) -> fmt::Result {
+        let name = &self.policy;
+        if known.is_empty() {
+            return write!(f, "policy {name:?}: option {key:?}: unknown; it has none");
+        }
+        write!(
+            f,
+            "policy {name:?}: option {key:?}: unknown; known: {}",
+            known.join(", ")
+        )?;
+        guess(f, key, known)
     }
 }
 
-impl fmt::Display for UnknownPolicy {
+impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = &self.name;
-        if let Some((asked, can)) = self.decide {
-            return write!(f, "policy {name:?}: cannot decide {asked}; can: {can}");
-        }
-        write!(f, "policy {name:?}: unknown; known: {}", NAMES.join(", "))?;
-        match closest(name) {
-            Some(meant) => write!(f, "; did you mean {meant}?"),
-            None => Ok(()),
+        let name = &self.policy;
+        match &self.what {
+            What::Name => {
+                write!(f, "policy {name:?}: unknown; known: {}", NAMES.join(", "))?;
+                guess(f, name, NAMES)
+            }
+            What::Decide { asked, can } => {
+                write!(f, "policy {name:?}: cannot decide {asked}; can: {can}")
+            }
+            What::Form { option } => {
+                write!(f, "policy {name:?}: option {option:?}: not KEY=VALUE")
+            }
+            What::Option { key, known } => self.no_option(f, key, known),
+            What::Value { key, value, want } => {
+                write!(f, "policy {name:?}: {key} {value:?}: not {want}")
+            }
+            What::Shares { sum_pct } => write!(
+                f,
+                "policy {name:?}: guaranteed shares {sum_pct} % in all; at most 100; lower some"
+            ),
         }
     }
 }
 
-impl Error for UnknownPolicy {}
+fn guess(f: &mut fmt::Formatter<'_>, text: &str, known: &[&'static str]) -> fmt::Result {
+    match closest(text, known) {
+        Some(meant) => write!(f, "; did you mean {meant}?"),
+        None => Ok(()),
+    }
+}
+
+impl Error for PolicyError {}
 
 /// A text that is no [`Decide`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,10 +178,11 @@ impl Error for UnknownDecide {}
 /// More typing errors than this and any guess is noise.
 const MAX_EDITS: usize = 2;
 
-fn closest(name: &str) -> Option<&'static str> {
-    let by_edits = NAMES.iter().map(|&known| (edits(name, known), known));
+fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let by_edits = known.iter().map(|&known| (edits(name, known), known));
     let (edits, known) = by_edits.min_by_key(|&(edits, _)| edits)?;
-    (edits <= MAX_EDITS).then_some(known)
+    // All letters replaced is no likeness.
+    (edits <= MAX_EDITS && edits < known.len()).then_some(known)
 }
 
 /// Levenshtein distance: insertions, deletions and replacements from `a` to `b`.
@@ -114,21 +205,24 @@ mod tests {
     use super::*;
     use crate::create;
 
-    fn error(name: &str, decide: Option<Decide>) -> UnknownPolicy {
+    fn error(name: &str, decide: Option<Decide>) -> PolicyError {
         create(name, decide, 4).expect_err(name)
+    }
+
+    fn unknown(name: &str) -> String {
+        format!("policy {name:?}: unknown; known: {}", NAMES.join(", "))
     }
 
     #[test]
     fn error_unknown_name_lists_the_known() {
         let error = error("lottery", None);
         assert_eq!(error.kind(), ErrorKind::Name);
-        let want = r#"policy "lottery": unknown; known: fair, fifo"#;
-        assert_eq!(error.to_string(), want);
+        assert_eq!(error.to_string(), unknown("lottery"));
     }
 
     #[test]
     fn error_near_name_guesses_what_was_meant() {
-        let fair = r#"policy "fiar": unknown; known: fair, fifo; did you mean fair?"#;
+        let fair = unknown("fiar") + "; did you mean fair?";
         assert_eq!(error("fiar", None).to_string(), fair);
         let text = error("fif", Some(Decide::Keyed)).to_string();
         assert!(text.ends_with("; did you mean fifo?"), "{text}");
@@ -141,8 +235,7 @@ mod tests {
     #[test]
     fn error_test_name_is_not_listed_but_checked() {
         let text = error("test-nothing", None).to_string();
-        let want = r#"policy "test-nothing": unknown; known: fair, fifo"#;
-        assert_eq!(text, want);
+        assert_eq!(text, unknown("test-nothing"));
     }
 
     #[test]
@@ -151,6 +244,45 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Decide);
         let want = r#"policy "fifo": cannot decide key; can: staged"#;
         assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn error_options_tell_key_value_and_what_is_allowed() {
+        for (text, kind, want) in [
+            (
+                "fifo:slice_us=5",
+                ErrorKind::Option,
+                r#"policy "fifo": option "slice_us": unknown; it has none"#,
+            ),
+            (
+                "rr:slice=5",
+                ErrorKind::Option,
+                r#"policy "rr": option "slice": unknown; known: slice_us"#,
+            ),
+            (
+                "rr:slce_us=500",
+                ErrorKind::Option,
+                r#"policy "rr": option "slce_us": unknown; known: slice_us; did you mean slice_us?"#,
+            ),
+            (
+                "rr:slice_us",
+                ErrorKind::Option,
+                r#"policy "rr": option "slice_us": not KEY=VALUE"#,
+            ),
+            (
+                "rr:slice_us=5",
+                ErrorKind::Value,
+                r#"policy "rr": slice_us "5": not a whole number within 100..=100000"#,
+            ),
+            (
+                "quota:tiers=60/50",
+                ErrorKind::Shares,
+                r#"policy "quota": guaranteed shares 110 % in all; at most 100; lower some"#,
+            ),
+        ] {
+            let error = error(text, None);
+            assert_eq!((error.kind(), error.to_string()), (kind, want.to_owned()));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! long behind hogs: nobody is preempted for it.
 
 use crate::queue::Queue;
-use crate::{Decide, Facts, Order, Policy, Terms, Traits, WorkerId};
+use crate::{Facts, Policy, Terms, Traits, WorkerId};
 
 #[derive(Debug)]
 pub(crate) struct Fifo {
@@ -33,14 +33,7 @@ impl Policy for Fifo {
     }
 
     fn traits(&self) -> Traits {
-        Traits {
-            decide: Decide::Staged,
-            keyed: false,
-            staged: true,
-            order: Order::Arrival,
-            history: false,
-            tick_ns: 0,
-        }
+        Traits::STAGED
     }
 
     fn len(&self) -> usize {

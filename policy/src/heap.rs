@@ -26,8 +26,9 @@ impl Entry {
     }
 }
 
+/// Workers by key, the earliest first: what most policies keep their candidates in.
 #[derive(Debug)]
-pub(crate) struct Heap {
+pub struct Heap {
     /// Parent of `i` at `(i - 1) / 2`, not after its children. Never grows beyond its capacity,
     /// since each worker is in once.
     entries: Vec<Entry>,
@@ -38,7 +39,8 @@ pub(crate) struct Heap {
 }
 
 impl Heap {
-    pub(crate) fn new(capacity: u32) -> Self {
+    /// For ids below `capacity`; the only call that allocates.
+    pub fn new(capacity: u32) -> Self {
         Heap {
             entries: Vec::with_capacity(capacity as usize),
             place: vec![OUT; capacity as usize].into(),
@@ -64,12 +66,30 @@ impl Heap {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Workers in it.
+    pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// The earliest worker.
+    pub fn first(&self) -> Option<WorkerId> {
+        Some(self.entries.first()?.w)
+    }
+
+    /// Whether `w` is in it.
+    pub fn contains(&self, w: WorkerId) -> bool {
+        self.place
+            .get(w.0 as usize)
+            .is_some_and(|&place| place != OUT)
+    }
+
     /// Puts `w` in with `key`, or updates its key. Either way it arrives now: its equals are ahead.
-    pub(crate) fn push(&mut self, w: WorkerId, key: u64) {
+    pub fn push(&mut self, w: WorkerId, key: u64) {
         let Some(&place) = self.place.get(w.0 as usize) else {
             return;
         };
@@ -90,13 +110,14 @@ impl Heap {
     }
 
     /// Takes out the earliest worker.
-    pub(crate) fn pop(&mut self) -> Option<WorkerId> {
+    pub fn pop(&mut self) -> Option<WorkerId> {
         let w = self.entries.first()?.w;
         self.remove(w);
         Some(w)
     }
 
-    pub(crate) fn remove(&mut self, w: WorkerId) {
+    /// Takes `w` out, wherever it is.
+    pub fn remove(&mut self, w: WorkerId) {
         let Some(place) = self.place.get_mut(w.0 as usize) else {
             return;
         };

@@ -7,7 +7,8 @@
 //! # States
 //!
 //! - **RUNNABLE**: the worker wants a CPU and has none.
-//! - **RUNNING**: it has one. Policies are not told; a picked worker counts as running.
+//! - **RUNNING**: it has one. A picked worker counts as running; of one that nobody picked a staged
+//!   policy hears by `block`.
 //! - **BLOCKED, IDLE**: it waits for an event, or has parked itself. It wants no CPU.
 //! - **gone**: it left, or the caller lost track of it. Its id may come back as another worker.
 //!
@@ -21,15 +22,18 @@
 //! |---|---|---|---|
 //! | `enqueue(w)` | +1, or 0 if `w` was one: the entry is replaced | 0 | RUNNABLE |
 //! | `pick()` | -1, or 0 and `None` if there is none | 0, `None` | chosen to run |
-//! | `block(w)` | -1, or 0 if `w` was none | 0 | BLOCKED or IDLE |
+//! | `block(w)` | -1, or 0 if `w` was none | 0 | BLOCKED or IDLE; or RUNNING, picked by nobody |
 //! | `remove(w)` | -1, or 0 if `w` was none | 0 | gone |
+//! | `assign(w, attrs)` | 0 | 0 | as before |
 //! | `len`, `is_empty`, `retune`, `traits`, `name`, `stage_budget_ns` | 0 | 0 | as before |
 //!
 //! Requires, of the caller:
 //! - One call at a time, none from inside another one. `&mut self` sees to the first; a policy
 //!   never calls back, which sees to the second. A policy may move between threads.
 //! - `remove(w)` before the id `w` stands for another worker. Otherwise the newcomer keeps the
-//!   terms of the old one until its own first `block`; nothing else breaks.
+//!   terms and attributes of the old one; nothing else breaks.
+//! - `retune` in each turn of a server, before it picks: a policy has its clock from there and
+//!   from the facts.
 //! - The keys of all candidates lie within 2^63 of each other. Otherwise their order is
 //!   unspecified; nothing is lost.
 //!
@@ -59,23 +63,37 @@
 //! policy.enqueue(WorkerId(3), &Facts::default());
 //! assert_eq!(policy.pick(), Some(WorkerId(3)));
 //! assert!(policy.is_empty());
-//! # Ok::<(), umcg_policy::UnknownPolicy>(())
+//! # Ok::<(), umcg_policy::PolicyError>(())
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod arrival;
+mod attrs;
 mod bypid;
+mod config;
+mod deadline;
 mod error;
 mod fair;
 mod fifo;
 mod heap;
+mod lanes;
+mod lifo;
+mod nice;
+mod priority;
 mod queue;
+mod quota;
+mod rr;
 mod weight;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub use error::{ErrorKind, UnknownDecide, UnknownPolicy};
+pub use attrs::{Attrs, Refused, Reservation};
+pub use config::{NAMES, PolicyConfig, create, options};
+pub use error::{ErrorKind, PolicyError, UnknownDecide};
+pub use heap::Heap;
+pub use queue::Queue;
 
 /// Index of a worker's record; stable while the worker lives, reused later.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -101,6 +119,11 @@ pub struct Facts {
     pub burst_ns: u32,
     /// Its share against others on its CPU, by nice value and cgroups; 100 = nice 0 in the root.
     pub weight: u32,
+    /// When it last woke, or came to be; not later than `since_ns`. A burst that began then is
+    /// still the same one after a preemption.
+    pub woke_ns: u64,
+    /// When it became a worker.
+    pub born_ns: u64,
     /// Its place in the kernel's order: virtual time or arrival. Wraps; compare by difference.
     pub key: u64,
     /// RUNNABLE because it was forced off the CPU.
@@ -179,6 +202,8 @@ pub enum Order {
     Fair,
     /// BPF, by arrival.
     Arrival,
+    /// BPF, by [`Facts::born_ns`].
+    Birth,
     /// The policy, by [`Terms::own_key`]; a worker without terms comes first, for one slice: it could starve unheard otherwise.
     Own,
 }
@@ -200,6 +225,18 @@ pub struct Traits {
     /// Keyed: wants a turn at least so often while its server's CPU is busy, news or not; 0 =
     /// only for news. Each turn costs an activation.
     pub tick_ns: u64,
+}
+
+impl Traits {
+    /// Staged only, by arrival while no server is there: what most policies differ from in little.
+    pub const STAGED: Traits = Traits {
+        decide: Decide::Staged,
+        keyed: false,
+        staged: true,
+        order: Order::Arrival,
+        history: false,
+        tick_ns: 0,
+    };
 }
 
 /// A scheduling policy. The crate's documentation has the contract: states, the effect of each
@@ -228,8 +265,9 @@ pub trait Policy: Send {
         self.len() == 0
     }
 
-    /// Staged: the caller picks ahead at most this much expected work (the sum of `avg_ns`).
-    /// What was picked ahead is out of the policy's hands; a better arrival waits behind it.
+    /// Staged: the caller picks further ones ahead while their expected work (the sum of `avg_ns`)
+    /// is below this; 0 = one at a time, when a server has to be given somebody. What was picked
+    /// ahead is out of the policy's hands; a better arrival waits behind it.
     fn stage_budget_ns(&self) -> u64 {
         u64::MAX
     }
@@ -246,12 +284,24 @@ pub trait Policy: Send {
     /// with nothing: which one it is depends on all calls before.
     fn pick(&mut self) -> Option<WorkerId>;
 
-    /// `w` went BLOCKED or IDLE. Candidates: -1, or 0 if it was none. `None`: terms as before.
+    /// `w` went BLOCKED or IDLE, or the kernel's order has put a candidate on a CPU. Candidates:
+    /// -1, or 0 if it was none. `None`: terms as before.
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms>;
 
     /// `w` is gone, or was found stale. Candidates: -1, or 0 if it was none. What the policy
     /// learned about it is forgotten. Idempotent.
     fn remove(&mut self, w: WorkerId);
+
+    /// What is asked for `w`, from its next `enqueue` on until `remove(w)` or another call.
+    /// Attributes that were set before and are not in `attrs` are unset. Candidates: 0.
+    ///
+    /// # Errors
+    ///
+    /// An attribute that the policy does not know, a value out of bounds, or a promise that it
+    /// could not keep. All is then as before.
+    fn assign(&mut self, _w: WorkerId, attrs: &Attrs) -> Result<(), Refused> {
+        attrs.only("", self.name())
+    }
 
     /// New terms without news of the worker: called in each turn of the server until it returns
     /// `None`, at least every [`Traits::tick_ns`] while workers wait. Candidates: 0.
@@ -268,45 +318,6 @@ impl fmt::Debug for dyn Policy {
             .field("traits", &self.traits())
             .field("len", &self.len())
             .finish()
-    }
-}
-
-/// The policies for users, as [`create`] knows them. Those for tests (`test-...`) are left out.
-pub const NAMES: &[&str] = &["fair", "fifo"];
-
-/// Makes the policy `name` for workers with ids below `capacity`; the only call that allocates.
-///
-/// `decide`: who decides, `None` = as the policy prefers.
-///
-/// # Errors
-///
-/// No policy has this name, or it cannot decide that way; [`UnknownPolicy::kind`] tells which.
-pub fn create(
-    name: &str,
-    decide: Option<Decide>,
-    capacity: u32,
-) -> Result<Box<dyn Policy>, UnknownPolicy> {
-    use Decide::{Keyed, Staged};
-
-    type Make = fn(Decide, u32) -> Box<dyn Policy>;
-    // What each one can do, the preferred way first. Agrees with its traits(): a test compares.
-    let (preferred, other, make): (Decide, Option<Decide>, Make) = match name {
-        "fair" => (Keyed, Some(Staged), |d, n| Box::new(fair::Fair::new(d, n))),
-        "fifo" => (Staged, None, |_, n| Box::new(fifo::Fifo::new(n))),
-        "test-pid" => (Keyed, Some(Staged), |d, n| {
-            Box::new(bypid::ByPid::new(d, false, n))
-        }),
-        "test-pid-reverse" => (Keyed, Some(Staged), |d, n| {
-            Box::new(bypid::ByPid::new(d, true, n))
-        }),
-        "test-weight" => (Keyed, None, |_, n| Box::new(weight::TestWeight::new(n))),
-        _ => return Err(UnknownPolicy::name(name)),
-    };
-    match decide {
-        Some(asked) if asked != preferred && Some(asked) != other => {
-            Err(UnknownPolicy::decide(name, asked, preferred))
-        }
-        asked => Ok(make(asked.unwrap_or(preferred), capacity)),
     }
 }
 
@@ -328,26 +339,6 @@ mod tests {
             assert_eq!(text.parse(), Ok(decide));
         }
         assert_eq!(format!("{:>8}|", Decide::Keyed), "     key|");
-    }
-
-    #[test]
-    fn create_known_names_make_what_was_asked() {
-        for name in NAMES {
-            let policy = create(name, None, 4).expect("a listed name");
-            assert_eq!(policy.name(), *name);
-            assert!(!name.starts_with("test-"));
-        }
-        let staged = create("fair", Some(Decide::Staged), 4).expect("fair can be staged");
-        assert_eq!(staged.traits().decide, Decide::Staged);
-    }
-
-    #[test]
-    fn create_without_decide_takes_the_preferred() {
-        let decide = |name| create(name, None, 4).expect(name).traits().decide;
-        assert_eq!(decide("fair"), Decide::Keyed);
-        assert_eq!(decide("fifo"), Decide::Staged);
-        assert_eq!(decide("test-pid"), Decide::Keyed);
-        assert_eq!(decide("test-weight"), Decide::Keyed);
     }
 
     #[test]

@@ -14,8 +14,9 @@ struct Link {
     next: u32,
 }
 
+/// Workers, the first come first.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub struct Queue {
     /// A link whose `next` is itself is not in the list: in a list that never happens.
     links: Box<[Link]>,
     head: u32,
@@ -27,7 +28,8 @@ impl Queue {
     /// See [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
     pub(crate) const BYTES: usize = size_of::<Link>();
 
-    pub(crate) fn new(capacity: u32) -> Self {
+    /// For ids below `capacity`; the only call that allocates.
+    pub fn new(capacity: u32) -> Self {
         let out = |id| Link { prev: id, next: id };
         Queue {
             links: (0..capacity).map(out).collect(),
@@ -37,12 +39,18 @@ impl Queue {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Workers in it.
+    pub fn len(&self) -> usize {
         self.len
     }
 
     /// Puts `w` at the tail, wherever it was before.
-    pub(crate) fn push_back(&mut self, w: WorkerId) {
+    pub fn push_back(&mut self, w: WorkerId) {
         self.remove(w);
         let tail = self.tail;
         let Some(link) = self.links.get_mut(w.0 as usize) else {
@@ -57,13 +65,15 @@ impl Queue {
         self.len += 1;
     }
 
-    pub(crate) fn pop_front(&mut self) -> Option<WorkerId> {
+    /// Takes out the first one.
+    pub fn pop_front(&mut self) -> Option<WorkerId> {
         let w = (self.head != END).then_some(WorkerId(self.head))?;
         self.remove(w);
         Some(w)
     }
 
-    pub(crate) fn remove(&mut self, w: WorkerId) {
+    /// Takes `w` out, wherever it is.
+    pub fn remove(&mut self, w: WorkerId) {
         let Some(link) = self.links.get_mut(w.0 as usize) else {
             return;
         };

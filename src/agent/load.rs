@@ -122,6 +122,7 @@ fn configure(
         Order::Fair => 0,
         Order::Arrival => 1,
         Order::Own => 2,
+        Order::Birth => 3,
     };
     rodata.umcg_history = traits.history;
     rodata.umcg_tick_ns = traits.tick_ns;

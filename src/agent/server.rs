@@ -174,10 +174,8 @@ impl Server {
         let record = &shared.servers()[self.me as usize];
         let workers = shared.workers.records();
         let policy = self.policy.as_mut();
-        let (staged, write) = (
-            self.settings.staged,
-            !self.settings.staged || self.own_order,
-        );
+        let staged = self.settings.staged;
+        let keys = !staged || self.own_order;
 
         let (me, servers) = (self.me, shared.servers());
         let taken = record.drain(workers, &mut self.scratch, me, |index, word| {
@@ -185,7 +183,10 @@ impl Server {
             if staged && forward(servers, me, worker, index, word, now) {
                 return;
             }
-            if let (Some(terms), true) = (tell(policy, staged, worker, index, word, now), write) {
+            // A staged choice needs no key, but it may have a slice.
+            if let Some(terms) = tell(policy, staged, worker, index, word, now)
+                && (keys || terms.slice_us != 0)
+            {
                 write_terms(worker, terms);
             }
         });
@@ -217,7 +218,8 @@ impl Server {
         let workers = self.shared.workers.records();
         let budget = self.policy.stage_budget_ns();
         let (mut count, mut work, mut worst) = (record.ring.len_hint() as u32, 0u64, None);
-        while count < self.settings.depth && work < budget {
+        // Without a budget one at a time: what it does decides who is next.
+        while count < self.settings.depth && (work < budget || (budget == 0 && count == 0)) {
             let Some(WorkerId(index)) = self.policy.pick() else {
                 break;
             };
@@ -275,7 +277,8 @@ fn tell(
     match word.state() {
         Some(State::Runnable) => Some(policy.enqueue(id, &facts)),
         Some(State::Running) if !staged => Some(policy.enqueue(id, &facts)),
-        Some(State::Blocked | State::Idle) => policy.block(id, &facts),
+        // Run by the kernel's order meanwhile: no candidate, but what is known of it stands.
+        Some(State::Blocked | State::Idle | State::Running) => policy.block(id, &facts),
         _ => {
             policy.remove(id);
             None
@@ -304,6 +307,8 @@ fn facts(worker: &Worker, word: Word, now: u64) -> Facts {
         avg_ns: worker.avg_ns.load(Relaxed),
         burst_ns: worker.burst_ns.load(Relaxed),
         weight: worker.weight.load(Relaxed),
+        woke_ns: worker.woke_ns.load(Relaxed),
+        born_ns: worker.born_ns.load(Relaxed),
         key: worker.key.load(Relaxed),
         preempted: word.flags() & umcg::word::PREEMPTED != 0,
         yielded: word.flags() & umcg::word::YIELDED != 0,

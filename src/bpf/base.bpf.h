@@ -32,9 +32,15 @@
 
 /*
  * Who orders workers. FAIR: weighted virtual time, kept by BPF. ARRIVAL: first
- * come, first served. OWN: the policy's own key in the record.
+ * come, first served. OWN: the policy's own key in the record. BIRTH: who became a
+ * worker first.
  */
-enum umcg_order { UMCG_ORDER_FAIR, UMCG_ORDER_ARRIVAL, UMCG_ORDER_OWN };
+enum umcg_order {
+	UMCG_ORDER_FAIR,
+	UMCG_ORDER_ARRIVAL,
+	UMCG_ORDER_OWN,
+	UMCG_ORDER_BIRTH,
+};
 
 const volatile bool umcg_staged;	/* a server picks every next worker */
 const volatile u32 umcg_order;		/* enum umcg_order */

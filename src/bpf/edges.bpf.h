@@ -42,6 +42,7 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
 			UMCG_RUNNABLE, now);
+	w->woke_ns = now;
 	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
 		count(wakes);
 }

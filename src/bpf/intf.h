@@ -108,6 +108,8 @@ struct umcg_worker {
 	u32 told_avg_ns;	/* avg_ns when the agent was last told */
 	u32 class_;		/* enum umcg_class, from its scheduling policy */
 	u64 refused;		/* the last take of it that failed, enum umcg_refusal */
+	u64 woke_ns;		/* when it last woke, or came to be */
+	u64 born_ns;		/* when it became a worker */
 
 	s64 bias_ns __attribute__((aligned(64)));	/* added to the key */
 	u64 own_key;		/* the key itself where the policy orders alone */

@@ -5,7 +5,7 @@
  * Does:    1. charge: weighted virtual time v by the CPU time really used;
  *          2. place: a waker's v stays within LAG of its CPU's clock;
  *          3. move: v goes from one CPU's clock to another's;
- *          4. key: v plus the agent's bias, or the policy's own key, or arrival;
+ *          4. key: v plus the agent's bias, the policy's own key, arrival, or birth;
  *          5. beaten: may this wakee preempt what runs there? And the nearest such CPU.
  * State:   umcg_task.v/avg/burst/quiet/exec, umcg_cpu.vnow and cur_*.
  * Called from: select_cpu (place, beaten), enqueue, dispatch, running, stopping,
@@ -199,6 +199,8 @@ static __always_inline u64 key_of(const struct umcg_task *t,
 		return terms_valid(w) ? READ_ONCE(w->own_key) : 0;
 	case UMCG_ORDER_ARRIVAL:
 		return now;
+	case UMCG_ORDER_BIRTH:
+		return w->born_ns;
 	default:
 		return v + bias_of(w);
 	}

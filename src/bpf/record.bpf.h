@@ -179,7 +179,7 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	if (!w)
 		return 0;
 
-	w->since_ns = umcg_now();
+	w->since_ns = w->woke_ns = w->born_ns = umcg_now();
 	w->run_ns = w->wait_ns = w->key = 0;
 	w->avg_ns = w->burst_ns = w->told_avg_ns = 0;
 	w->claim = w->request = 0;

@@ -93,7 +93,9 @@ static __always_inline bool server_needed(struct umcg_server *s,
 	if (READ_ONCE(s->must))
 		return true;
 	if (umcg_staged) {
-		if (waiting < 2 || ring_peek(&s->ring))
+		/* A policy with an order of its own has prev to compare as well. */
+		if ((umcg_order == UMCG_ORDER_OWN ? rivals : waiting) < 2 ||
+		    ring_peek(&s->ring))
 			return false;
 		return server_has_news(s) || READ_ONCE(s->backlog);
 	}

@@ -16,6 +16,7 @@ mod hammer_skel;
 mod harness;
 mod leak;
 mod load;
+mod race;
 mod seccomp;
 mod tests;
 mod unkind;

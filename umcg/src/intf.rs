@@ -62,7 +62,8 @@ pub struct umcg_worker {
     pub told_avg_ns: u32_,
     pub class_: u32_,
     pub refused: u64_,
-    pub __bindgen_padding_0: [u8; 16usize],
+    pub woke_ns: u64_,
+    pub born_ns: u64_,
     pub bias_ns: s64,
     pub own_key: u64_,
     pub weight_pct: u32_,
@@ -100,6 +101,10 @@ const _: () = {
         [::std::mem::offset_of!(umcg_worker, class_) - 100usize];
     ["Offset of field: umcg_worker::refused"]
         [::std::mem::offset_of!(umcg_worker, refused) - 104usize];
+    ["Offset of field: umcg_worker::woke_ns"]
+        [::std::mem::offset_of!(umcg_worker, woke_ns) - 112usize];
+    ["Offset of field: umcg_worker::born_ns"]
+        [::std::mem::offset_of!(umcg_worker, born_ns) - 120usize];
     ["Offset of field: umcg_worker::bias_ns"]
         [::std::mem::offset_of!(umcg_worker, bias_ns) - 128usize];
     ["Offset of field: umcg_worker::own_key"]

@@ -121,3 +121,8 @@ pub use word::{State, Word};
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/library.md")]
 struct Tutorial;
+
+/// And the guide's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-policy.md")]
+struct PolicyGuide;

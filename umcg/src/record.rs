@@ -95,7 +95,10 @@ pub struct Worker {
     /// The last take of it that failed.
     #[doc(alias = "umcg_refusal")]
     pub refused: AtomicU64,
-    _line1: Pad<16>,
+    /// When it last woke, or came to be.
+    pub woke_ns: AtomicU64,
+    /// When it became a worker.
+    pub born_ns: AtomicU64,
 
     /// Added to the key.
     pub bias_ns: AtomicI64,
@@ -407,13 +410,15 @@ same_layout!(
         told_avg_ns,
         class_,
         refused,
+        woke_ns,
+        born_ns,
         bias_ns,
         own_key,
         weight_pct,
         slice_us,
         told_gen,
     ],
-    pads[__bindgen_padding_0]
+    pads []
 );
 
 #[cfg(not(loom))]

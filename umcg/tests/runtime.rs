@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use umcg::runtime::{self, Builder, Condvar, Mutex, Queue, channel};
+use umcg::policy::{Attrs, Refused};
+use umcg::runtime::{self, Builder, Condvar, Mutex, Queue, assign, channel};
 use umcg::{GroupConfig, Preempt, Runtime};
 
 fn builder() -> Builder {
@@ -24,6 +25,12 @@ fn shapes() -> Vec<Runtime> {
         (3, Queue::PerServer, "fifo"),
         (2, Queue::PerServer, "fair"),
         (2, Queue::Shared, "fair"),
+        (1, Queue::Shared, "lifo"),
+        (2, Queue::Shared, "rr:slice_us=2000"),
+        (2, Queue::Shared, "arrival"),
+        (2, Queue::PerServer, "priority"),
+        (2, Queue::Shared, "deadline"),
+        (1, Queue::Shared, "quota"),
     ];
     let build = |(servers, queue, policy)| {
         let builder = builder().servers(servers).queue(queue).policy(policy);
@@ -267,6 +274,77 @@ fn runtime_quantum_lets_others_run_beside_a_hog() {
 }
 
 #[test]
+fn runtime_tasks_run_by_what_they_ask_for() {
+    let runtime = builder()
+        .policy("priority:aging_ms=0")
+        .build()
+        .expect("a runtime");
+    let handle = runtime.handle();
+    let levels = [25, 22, 30, 21, 28];
+    let parent = runtime.spawn(move || {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let tasks = levels.map(|level| {
+            let order = order.clone();
+            handle.spawn(move || {
+                // Behind all that have not asked yet: those count as level 20.
+                let attrs = Attrs {
+                    level: Some(level),
+                    ..Attrs::default()
+                };
+                assign(&attrs).expect("a level");
+                order.lock().push(level);
+            })
+        });
+        // Keeps the one slot until all of them wait for it.
+        std::thread::sleep(Duration::from_millis(200));
+        for task in tasks {
+            task.join().expect("no panic");
+        }
+        order.lock().clone()
+    });
+    assert_eq!(parent.join().expect("no panic"), [21, 22, 25, 28, 30]);
+}
+
+#[test]
+fn runtime_refuses_what_its_policy_does() {
+    let level = |level| Attrs {
+        level: Some(level),
+        ..Attrs::default()
+    };
+    assert_eq!(assign(&level(3)), Err(Refused::NoTask));
+    for (policy, queue) in [("priority", Queue::PerServer), ("fifo", Queue::Shared)] {
+        let builder = builder().servers(2).queue(queue).policy(policy);
+        let runtime = builder.build().expect("a runtime");
+        let task = runtime.spawn(move || (assign(&level(39)), assign(&level(40))));
+        let (good, bad) = task.join().expect("no panic");
+        assert_eq!(good.is_ok(), policy == "priority");
+        assert!(bad.is_err());
+    }
+}
+
+#[test]
+fn runtime_slices_of_a_policy_end_a_hog() {
+    let config = GroupConfig {
+        futex_only: true,
+        preempt: Preempt::Signal(libc::SIGURG),
+        ..GroupConfig::default()
+    };
+    let builder = Builder::new().group(config).policy("rr:slice_us=2000");
+    let runtime = builder.build().expect("a runtime");
+    let hog = runtime.spawn(|| {
+        let end = umcg::now() + 300_000_000;
+        while umcg::now() < end {}
+        umcg::now()
+    });
+    let short = runtime.spawn(umcg::now);
+    let (hog, short) = (
+        hog.join().expect("no panic"),
+        short.join().expect("no panic"),
+    );
+    assert!(short < hog, "no slice ended the hog");
+}
+
+#[test]
 fn runtime_bad_numbers_are_invalid() {
     for bad in [
         builder().servers(0),
@@ -283,7 +361,9 @@ fn runtime_bad_numbers_are_invalid() {
 #[test]
 fn runtime_drop_waits_for_its_tasks() {
     let done = Arc::new(AtomicUsize::new(0));
-    for runtime in shapes() {
+    let shapes = shapes();
+    let tasks = 10 * shapes.len();
+    for runtime in shapes {
         for _ in 0..10 {
             let done = done.clone();
             runtime.spawn(move || {
@@ -292,5 +372,5 @@ fn runtime_drop_waits_for_its_tasks() {
             });
         }
     }
-    assert_eq!(done.load(SeqCst), 50);
+    assert_eq!(done.load(SeqCst), tasks);
 }

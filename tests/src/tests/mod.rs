@@ -32,6 +32,7 @@ mod library;
 mod life;
 mod member;
 mod partial;
+mod policy;
 mod published;
 mod see;
 mod servers;
@@ -128,6 +129,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         compile::TESTS,
         cgroup::TESTS,
         decide::TESTS,
+        policy::TESTS,
         hammer::TESTS,
         gone::TESTS,
         group::TESTS,

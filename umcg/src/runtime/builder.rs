@@ -75,9 +75,10 @@ impl Builder {
         self
     }
 
-    /// The policy's name, one of [`umcg_policy::NAMES`]; it decides staged.
-    pub fn policy(mut self, name: &str) -> Self {
-        self.policy = name.into();
+    /// The policy's name, one of [`umcg_policy::NAMES`], with options or without, as
+    /// [`PolicyConfig::parse`](umcg_policy::PolicyConfig::parse) reads them; it decides staged.
+    pub fn policy(mut self, policy: &str) -> Self {
+        self.policy = policy.into();
         self
     }
 
@@ -94,7 +95,8 @@ impl Builder {
         self
     }
 
-    /// How long a task may run while others wait; for ever unless set.
+    /// How long a task may run while others wait; for ever unless set. A policy that gives
+    /// slices of its own (`rr`) has its way.
     pub fn quantum(mut self, quantum: Duration) -> Self {
         self.quantum = Some(quantum);
         self
@@ -123,7 +125,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `Invalid`: no such policy, or a number out of bounds. `Full`: no memory, file or
+    /// `Invalid`: no such policy, which [`umcg_policy::create`] tells more about, or a number out
+    /// of bounds. `Full`: no memory, file or
     /// thread for it.
     pub fn build(self) -> Result<Runtime> {
         let invalid = |value: usize| Error::new(ErrorKind::Invalid, "runtime", value as u64);
@@ -139,9 +142,9 @@ impl Builder {
             max_members,
             ..self.group.clone()
         })?;
-        let queues = match self.queue {
-            Queue::Shared => 1,
-            Queue::PerServer => self.servers,
+        let (queues, sharing) = match self.queue {
+            Queue::Shared => (1, self.servers),
+            Queue::PerServer => (self.servers, 1),
         };
         let ready = (0..queues)
             .map(|_| {
@@ -149,6 +152,7 @@ impl Builder {
                     &self.policy,
                     self.make,
                     max_members,
+                    sharing as u32,
                 )?))
             })
             .collect::<Result<Vec<_>>>()?;

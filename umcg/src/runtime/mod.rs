@@ -31,6 +31,7 @@ use crate::event::Id;
 use crate::group::Group;
 use crate::member::Worker;
 
+mod attrs;
 mod builder;
 mod ready;
 mod serve;
@@ -38,6 +39,7 @@ mod stats;
 mod sync;
 mod wait;
 
+pub use attrs::assign;
 pub use builder::{Builder, MakePolicy, Queue};
 pub use stats::Stats;
 pub use sync::{Closed, Condvar, Mutex, MutexGuard, Receiver, Sender, channel, sleep, yield_now};
@@ -291,7 +293,11 @@ impl Shared {
             .stack_size(self.config.stack_size)
             .spawn(move || {
                 match shared.group.register_worker(0) {
-                    Ok(mut worker) => shared.work(&mut worker),
+                    Ok(mut worker) => {
+                        attrs::enter(&shared, worker.id());
+                        shared.work(&mut worker);
+                        attrs::leave();
+                    }
                     // max_members has room for all: only a fork gets here.
                     Err(_) => shared.tasks.lock().threads -= 1,
                 }
@@ -328,6 +334,7 @@ impl Shared {
             }
             if let Some(job) = job {
                 job();
+                attrs::end_task(self, me.id());
                 continue;
             }
             if ends {

@@ -4,7 +4,7 @@
 //! slot after another one was told that the worker may run again. The times of the edges
 //! say which is true: news of an older edge takes nobody out of the queue.
 
-use umcg_policy::{Decide, Facts, Policy, WorkerId};
+use umcg_policy::{Attrs, Decide, Facts, Policy, PolicyConfig, Refused, WorkerId};
 
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,18 +32,32 @@ struct Account {
     v: u64,
     run_ns: u64,
     run_at_sleep_ns: u64,
+    woke_ns: u64,
+    /// The first edge of its task.
+    born_ns: u64,
     avg_ns: u32,
+    /// How long it may run, as the policy says; 0 = as the runtime does.
+    slice_us: u32,
 }
 
 impl Ready {
-    pub(super) fn new(name: &str, make: Option<MakePolicy>, max_members: u32) -> Result<Self> {
+    /// `policy`: a name, with options or without; or who makes it. `servers` pick from it.
+    pub(super) fn new(
+        policy: &str,
+        make: Option<MakePolicy>,
+        max_members: u32,
+        servers: u32,
+    ) -> Result<Self> {
         let records = max_members + 1;
         let invalid = || Error::new(ErrorKind::Invalid, "runtime policy", 0);
         let policy = match make {
             Some(make) => make(records),
-            None => {
-                umcg_policy::create(name, Some(Decide::Staged), records).map_err(|_| invalid())?
-            }
+            None => PolicyConfig::parse(policy)
+                .and_then(|config| {
+                    let config = config.servers(servers).decide(Some(Decide::Staged));
+                    config.build(records)
+                })
+                .map_err(|_| invalid())?,
         };
         if policy.traits().decide != Decide::Staged {
             return Err(invalid());
@@ -63,8 +77,23 @@ impl Ready {
     pub(super) fn enqueue(&mut self, event: &Event) {
         let facts = self.facts(event);
         let index = event.worker.index();
-        self.workers[index as usize].queued_at_ns = event.at_ns;
-        self.policy.enqueue(WorkerId(index), &facts);
+        let terms = self.policy.enqueue(WorkerId(index), &facts);
+        let account = &mut self.workers[index as usize];
+        account.queued_at_ns = event.at_ns;
+        account.slice_us = terms.slice_us;
+    }
+
+    /// The task that `worker` had is over: it comes back as another one.
+    pub(super) fn end_task(&mut self, worker: Id) {
+        self.workers[worker.index() as usize].born_ns = 0;
+    }
+
+    /// What `worker` asks for. It has a new beginning: what it waits for from now on is due later.
+    pub(super) fn assign(&mut self, worker: Id, attrs: &Attrs) -> std::result::Result<(), Refused> {
+        let index = worker.index();
+        self.policy.assign(WorkerId(index), attrs)?;
+        self.workers[index as usize].woke_ns = clock::now();
+        Ok(())
     }
 
     /// `event`'s worker waits for something, or is gone.
@@ -90,14 +119,16 @@ impl Ready {
         }
     }
 
-    /// The next one.
-    pub(super) fn pick(&mut self) -> Option<Id> {
+    /// The next one, and how many microseconds it may run by its policy's will; 0 = not told.
+    pub(super) fn pick(&mut self) -> Option<(Id, u32)> {
+        // Nobody reads terms ahead of time here; but the policy has its clock from it.
+        while self.policy.retune(clock::now()).is_some() {}
         let index = self.policy.pick()?.0;
         let account = &self.workers[index as usize];
         if account.v.wrapping_sub(self.vnow).cast_signed() > 0 {
             self.vnow = account.v;
         }
-        Some(Id::from_raw(account.id))
+        Some((Id::from_raw(account.id), account.slice_us))
     }
 
     fn facts(&mut self, event: &Event) -> Facts {
@@ -116,6 +147,16 @@ impl Ready {
         if account.v.wrapping_sub(floor).cast_signed() < 0 {
             account.v = floor;
         }
+        let same_burst = matches!(
+            event.reason,
+            Reason::Preempted | Reason::Yielded | Reason::Rescued
+        );
+        if event.reason.is_runnable() && !same_burst {
+            account.woke_ns = event.at_ns;
+        }
+        if event.reason.is_runnable() && account.born_ns == 0 {
+            account.born_ns = event.at_ns;
+        }
         let burst = account.run_ns.wrapping_sub(account.run_at_sleep_ns);
         Facts {
             now_ns: clock::now(),
@@ -125,6 +166,8 @@ impl Ready {
             avg_ns: account.avg_ns,
             burst_ns: u32::try_from(burst).unwrap_or(u32::MAX),
             weight: 100,
+            woke_ns: account.woke_ns,
+            born_ns: account.born_ns,
             key: account.v,
             preempted: event.reason == Reason::Preempted,
             yielded: event.reason == Reason::Yielded,
@@ -153,21 +196,21 @@ mod tests {
 
     #[test]
     fn late_news_of_an_older_wait_takes_nobody_out() {
-        let mut ready = Ready::new("fifo", None, 8).unwrap();
+        let mut ready = Ready::new("fifo", None, 8, 1).unwrap();
         let worker = Id::new(3, 1);
         ready.enqueue(&event(worker, Reason::Woken, 200));
         ready.left(&event(worker, Reason::Waits, 100));
-        assert_eq!(ready.pick(), Some(worker));
+        assert_eq!(ready.pick(), Some((worker, 0)));
         ready.left(&event(worker, Reason::Waits, 300));
         assert_eq!(ready.pick(), None);
     }
 
     #[test]
     fn late_news_of_an_exit_is_not_about_who_has_the_record_now() {
-        let mut ready = Ready::new("fifo", None, 8).unwrap();
+        let mut ready = Ready::new("fifo", None, 8, 1).unwrap();
         let (old, new) = (Id::new(3, 1), Id::new(3, 3));
         ready.enqueue(&event(new, Reason::New, 200));
         ready.left(&event(old, Reason::Exited, 100));
-        assert_eq!(ready.pick(), Some(new));
+        assert_eq!(ready.pick(), Some((new, 0)));
     }
 }

@@ -24,9 +24,9 @@ pub(super) fn serve(shared: &Shared, number: usize) {
         while let Ok(event) = server.next_event(0) {
             shared.take_news(mine, &event);
         }
-        if let Some(worker) = shared.pick(mine) {
+        if let Some((worker, slice_us)) = shared.pick(mine) {
             shared.call_sleeper();
-            shared.run(mine, &mut server, worker);
+            shared.run(mine, &mut server, worker, slice_us);
         } else if shared.is_over() {
             shared.wake_servers();
             return;
@@ -52,10 +52,10 @@ impl Shared {
         self.ready[mine].lock().left(event);
     }
 
-    /// The next worker of queue `mine`, or of another one if that is empty.
-    fn pick(&self, mine: usize) -> Option<Id> {
-        if let Some(worker) = self.ready[mine].lock().pick() {
-            return Some(worker);
+    /// The next worker of queue `mine`, or of another one if that is empty; and its slice.
+    fn pick(&self, mine: usize) -> Option<(Id, u32)> {
+        if let Some(choice) = self.ready[mine].lock().pick() {
+            return Some(choice);
         }
         let mut others = (1..self.ready.len()).map(|step| (mine + step) % self.ready.len());
         let stolen = others.find_map(|at| self.ready[at].lock().pick())?;
@@ -75,9 +75,13 @@ impl Shared {
         // pairs with sleep()
     }
 
-    fn run(&self, mine: usize, server: &mut Server, worker: Id) {
+    fn run(&self, mine: usize, server: &mut Server, worker: Id, slice_us: u32) {
         self.stats.runs.fetch_add(1, Relaxed);
-        match server.run(worker, quantum_end(self.quantum_ns)) {
+        let quantum_ns = match slice_us {
+            0 => self.quantum_ns,
+            us => Some(u64::from(us) * 1000),
+        };
+        match server.run(worker, quantum_end(quantum_ns)) {
             Ok(event) => {
                 match event.reason {
                     Reason::Yielded => self.stats.yields.fetch_add(1, Relaxed),
