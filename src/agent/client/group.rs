@@ -287,7 +287,9 @@ impl Group {
             shared: 0,
             uid,
             name,
-            pad: [0; 21],
+            pad0: 0,
+            stuck: 0,
+            pad: [0; 18],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;
