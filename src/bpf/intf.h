@@ -108,12 +108,17 @@ struct umcg_worker {
 	u32 told_avg_ns;	/* avg_ns when the agent was last told */
 	u32 class_;		/* enum umcg_class, from its scheduling policy */
 	u64 refused;		/* the last take of it that failed, enum umcg_refusal */
+	u32 ask, ask_all;	/* see intf_sys.h; ask_all: for its whole process, by the leader */
+	s32 tgid;
+	u32 sys_now;		/* the system group whose terms it has */
 
 	s64 bias_ns __attribute__((aligned(64)));	/* added to the key */
 	u64 own_key;		/* the key itself where the policy orders alone */
 	u32 weight_pct;		/* scales the weight, 0 = 100 % */
 	u32 slice_us;		/* 0 = the default slice */
 	u32 told_gen;		/* generation that the agent wrote these for */
+	u32 sys, sys_gen;	/* its system group, and the generation it was matched for */
+	u32 answered, answered_all;	/* the values of `ask` that the agent has answered */
 };
 
 /*
@@ -331,10 +336,10 @@ struct umcg_cpu {
 	u32 hand;		/* 0 = HAND holds nobody; see take_hand() */
 	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
 	u32 perf;		/* told the frequency governor: of 1024 */
-	u32 pad0;
+	u32 cur_free;		/* who runs here may be on any CPU, whatever its group says */
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
-	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */
+	u64 parked_weight;	/* of the workers parked here; 0 without cgroups and groups */
 	u64 due;		/* members to be put here, see slot.bpf.h */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
 	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
@@ -393,5 +398,6 @@ struct umcg_call {
 };
 
 #include "intf_group.h"
+#include "intf_sys.h"
 
 #endif /* __UMCG_INTF_H */

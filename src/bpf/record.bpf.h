@@ -62,6 +62,12 @@ struct umcg_task {
 	u32 share;		/* its group's, in percent; 0 = 100 */
 	u64 base_ns;		/* CPU time before it was registered */
 	u64 attached;		/* gen << 32 | group that it may call for, beside its own */
+
+	/* System group, see sysgroup.bpf.h. */
+	u32 sys;
+	u32 sys_seen;		/* umcg_sys_gen of the next two */
+	u32 sys_counted;	/* weight that it adds to the group's load */
+	u8 sys_free;		/* its affinity leaves no CPU of its group: any will do */
 };
 
 struct {
@@ -180,6 +186,8 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	w->rescues = 0;
 	w->refused = 0;
 	w->pid = p->pid;
+	w->tgid = p->tgid;
+	w->sys_now = 0;
 	w->weight = 100;
 	w->gen = (w->gen + 1) | 1;
 	return idx;

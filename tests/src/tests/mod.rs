@@ -5,6 +5,7 @@ mod calls;
 mod cgroup;
 mod changes;
 mod compile;
+mod config;
 mod cpus;
 mod decide;
 mod doctor;
@@ -112,6 +113,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         bars::TESTS,
         late::TESTS,
         compile::TESTS,
+        config::TESTS,
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
