@@ -19,7 +19,7 @@ typedef unsigned long long u64;
 typedef long long s64;
 #endif
 
-#define UMCG_ABI 2
+#define UMCG_ABI 3
 
 enum umcg_limits {
 	UMCG_MAX_CPUS = 512,		/* power of two: indexes are masked */
@@ -268,7 +268,11 @@ struct umcg_server {
 	X(grp_requeued, "hand-offs after the slot's budget was used up")		\
 	X(grp_refused, "requests of members that failed")			\
 	X(grp_unheld, "members released by the relief valve")			\
-	X(grp_shared, "two running workers of one server: a bug")
+	X(grp_shared, "two running workers of one server: a bug")		\
+	X(idl_none, "wakes that found no server waiting for events")		\
+	X(idl_steps, "entries that wakes looked at to find one")		\
+	X(idl_deleted, "deleted entries that wakes and collections took off")	\
+	X(idl_race, "lost cmpxchg on an idle structure")
 
 enum umcg_counter {
 #define X(name, desc) UMCG_C_##name,

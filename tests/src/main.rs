@@ -14,8 +14,10 @@ mod client;
 mod cyclic;
 mod hammer_skel;
 mod harness;
+mod idle_skel;
 mod leak;
 mod load;
+mod made_up;
 mod tests;
 mod unkind;
 

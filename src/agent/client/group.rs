@@ -269,7 +269,10 @@ impl Group {
             shared: 0,
             uid,
             name,
-            pad: [0; 21],
+            idle_kind: request.idle,
+            idle_top: 0,
+            idle_end: 0,
+            pad: [0; 17],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

@@ -9,7 +9,7 @@
 /// First word of every message.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"UMCG");
 /// Changes with the messages or the records.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Where the daemon listens, unless `UMCG_SOCKET` names another place.
 pub const SOCKET: &str = "/run/scx_umcg/client.sock";
 /// Tokens in one reply.
@@ -44,6 +44,8 @@ pub struct Request {
     pub max_members: u32,
     /// CREATE: its slots' weight in percent of a thread's, 1..=10000; above 100 for root.
     pub share: u32,
+    /// CREATE: `enum umcg_idle_kind`.
+    pub idle: u32,
     /// JOIN: which group.
     pub ticket: [u8; 32],
     /// CREATE: for people, ends with 0.
@@ -135,6 +137,7 @@ impl Request {
             count: 0,
             max_members: 0,
             share: 100,
+            idle: 0,
             ticket: [0; 32],
             name: [0; 32],
         }
@@ -146,9 +149,15 @@ impl Request {
         put(&mut out, 0, &MAGIC.to_le_bytes());
         put(&mut out, 4, &VERSION.to_le_bytes());
         put(&mut out, 6, &(self.op as u16).to_le_bytes());
-        for (i, value) in [self.kind, self.count, self.max_members, self.share]
-            .into_iter()
-            .enumerate()
+        for (i, value) in [
+            self.kind,
+            self.count,
+            self.max_members,
+            self.share,
+            self.idle,
+        ]
+        .into_iter()
+        .enumerate()
         {
             put(&mut out, 8 + 4 * i, &value.to_le_bytes());
         }
@@ -172,6 +181,7 @@ impl Request {
             count: u32_at(from, 12),
             max_members: u32_at(from, 16),
             share: u32_at(from, 20),
+            idle: u32_at(from, 24),
             ticket: bytes_at(from, 32),
             name: bytes_at(from, 64),
         })
@@ -250,7 +260,7 @@ mod tests {
     fn message_encoded_and_decoded_is_the_same() {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count, request.ticket) = (2, 16, ticket(3, 5, [7, 9]));
-        (request.share, request.name) = (40, [b'n'; 32]);
+        (request.share, request.idle, request.name) = (40, 2, [b'n'; 32]);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
         let mut reply = Reply::error(-5);
         (reply.epoch, reply.count, reply.full) = (11, 1, true);
