@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use umcg::{FOREVER, Group, GroupConfig, Reason};
 
-use super::{Test, short};
+use super::{Test, short, timed};
 use crate::boss::{in_client, soon};
 use crate::client;
 use crate::harness::{self, Verdict, sibling};
 
 pub const TESTS: &[Test] = &[
-    short("vm_group_examples_unprivileged", "group", 20, examples),
+    timed("vm_group_examples_unprivileged", "group", 20, examples),
     short("vm_group_times_selftest_unprivileged", "group", 3, times),
 ];
 

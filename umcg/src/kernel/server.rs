@@ -267,9 +267,9 @@ impl KernelGroup {
             .collect()
     }
 
-    /// Whether a notice says that `id` has left.
+    /// Whether `id` has left, told or not.
     pub(crate) fn has_left(&self, id: Id) -> bool {
-        self.desk(id.index()).left_id.load(Acquire) == id.raw()
+        self.truth(id.index()).gen_.load(Acquire) != id.generation()
     }
 
     /// Those that have been used.
