@@ -11,9 +11,9 @@ use crate::load::{Hog, Spinner, shares};
 use crate::race::{self, Job, Racer};
 
 pub const TESTS: &[Test] = &[
-    short("vm_policy_lifo_is_last_first", "policy", 5, lifo),
-    short("vm_policy_arrival_keeps_the_order", "policy", 8, arrival),
-    short("vm_policy_priority_is_strict", "policy", 5, strict),
+    timed("vm_policy_lifo_is_last_first", "policy", 5, lifo),
+    timed("vm_policy_arrival_keeps_the_order", "policy", 8, arrival),
+    timed("vm_policy_priority_is_strict", "policy", 5, strict),
     timed("vm_policy_priority_ages", "policy", 8, ages),
     timed("vm_policy_rr_turns_are_even", "policy", 12, turns),
     timed("vm_policy_quota_tiers", "policy", 12, quota),
