@@ -15,18 +15,12 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::{Id, Kind};
 
 use super::app::{Board, is_sound, no_slack};
-use super::{Test, full, timed};
+use super::{Test, full};
 use crate::client::{self, Client, group_maps, serve, worker};
 use crate::harness::{Sched, Verdict, median, metric, wait_until};
 use crate::load::Hog;
 
 pub const TESTS: &[Test] = &[
-    timed(
-        "vm_app_hostile_client_harms_nobody",
-        "app-hostile,newest",
-        45,
-        beside::<2, 5, 5>,
-    ),
     Test {
         tries: 2,
         ..full(

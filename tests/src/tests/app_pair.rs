@@ -12,18 +12,16 @@ use umcg::kernel::sys;
 
 use super::app::{Board, is_sound};
 use super::group::private_futex;
-use super::{Test, full, short};
+use super::{Test, full};
 use crate::client::{self, Client, Name, serve, worker};
 use crate::harness::{Sched, Verdict, median, metric, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
-    short(
-        "vm_app_pair_beside_hog",
-        "app-pair,newest",
-        45,
-        pair::<4, 2>,
-    ),
+    Test {
+        tries: 3,
+        ..full("vm_full_app_pair_beside_hog", "app-pair", 45, pair::<4, 2>)
+    },
     full(
         "vm_full_app_pair_beside_hog_by_instructions",
         "app-pair-count,icount,cpus=1",

@@ -8,30 +8,22 @@ use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, yield_now};
 
 use super::app::{Board, in_client, is_sound, no_slack};
-use super::{Test, timed};
+use super::{Test, full};
 use crate::client;
 use crate::harness::{Sched, Verdict, median, metric};
 
 pub const TESTS: &[Test] = &[
-    timed(
-        "vm_app_sleepers_fill_two_servers",
-        "app-share,newest",
-        60,
-        sleepers,
-    ),
-    timed(
-        "vm_app_two_servers_shared_queue",
-        "app-share,newest",
-        12,
-        scaling::<0>,
-    ),
-    timed(
-        "vm_app_two_servers_stealing",
-        "app-share,newest",
-        12,
-        scaling::<1>,
-    ),
+    timed_full("vm_full_app_sleepers_fill_two_servers", 60, sleepers),
+    timed_full("vm_full_app_two_servers_shared_queue", 12, scaling::<0>),
+    timed_full("vm_full_app_two_servers_stealing", 12, scaling::<1>),
 ];
+
+const fn timed_full(name: &'static str, seconds: u32, run: fn() -> Result<Verdict>) -> Test {
+    Test {
+        tries: 3,
+        ..full(name, "app-share", seconds, run)
+    }
+}
 
 const LIMIT: Duration = Duration::from_secs(300);
 const PIECE_NS: u64 = 4_000_000;
