@@ -11,7 +11,10 @@ use crate::load::{Hog, Spinner, shares};
 use crate::race::{self, Job, Racer};
 
 pub const TESTS: &[Test] = &[
-    timed("vm_policy_lifo_is_last_first", "policy", 5, lifo),
+    Test {
+        tries: 3,
+        ..full("vm_full_policy_lifo_is_last_first", "policy", 5, lifo)
+    },
     timed("vm_policy_arrival_keeps_the_order", "policy", 8, arrival),
     timed("vm_policy_priority_is_strict", "policy", 5, strict),
     timed("vm_policy_priority_ages", "policy", 8, ages),
