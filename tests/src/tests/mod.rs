@@ -26,6 +26,8 @@ mod gone;
 mod group;
 mod hammer;
 mod hostile;
+mod idle;
+mod idle_group;
 mod kernel;
 mod late;
 mod library;
@@ -129,6 +131,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cgroup::TESTS,
         decide::TESTS,
         hammer::TESTS,
+        idle::TESTS,
+        idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
         library::TESTS,
