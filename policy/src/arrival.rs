@@ -11,33 +11,25 @@
 //! Source: the run-to-completion order of transaction queues: old requests end before new ones
 //! begin, so the number under way stays small; here by worker.
 
-use crate::heap::Heap;
-use crate::{Decide, Facts, Order, Policy, Terms, Traits, WorkerId};
+use crate::ordered::{Ordered, Rule};
+use crate::{Decide, Facts, Order, Traits};
 
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct ByBirth {
     decide: Decide,
-    capacity: u32,
-    waiting: Heap,
 }
+
+pub(crate) type Arrival = Ordered<ByBirth>;
 
 impl Arrival {
     pub(crate) fn new(decide: Decide, capacity: u32) -> Self {
-        Arrival {
-            decide,
-            capacity,
-            waiting: Heap::candidates(decide, capacity),
-        }
+        Ordered::by(ByBirth { decide }, capacity)
     }
 }
 
-impl Policy for Arrival {
+impl Rule for ByBirth {
     fn name(&self) -> &'static str {
         "arrival"
-    }
-
-    fn bytes_per_worker(&self) -> usize {
-        Heap::bytes_per_worker(self.decide)
     }
 
     fn traits(&self) -> Traits {
@@ -52,10 +44,6 @@ impl Policy for Arrival {
         }
     }
 
-    fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
     // An earlier one may come while a choice made ahead waits.
     fn stage_budget_ns(&self) -> u64 {
         match self.decide {
@@ -64,36 +52,16 @@ impl Policy for Arrival {
         }
     }
 
-    fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
-        if self.decide == Decide::Keyed || w.0 >= self.capacity {
-            return Terms::default();
-        }
+    fn key(&self, facts: &Facts) -> Option<u64> {
         // Without terms is 0.
-        let own_key = facts.born_ns.clamp(1, 1 << 61);
-        self.waiting.push(w, own_key);
-        Terms {
-            own_key,
-            ..Terms::default()
-        }
-    }
-
-    fn pick(&mut self) -> Option<WorkerId> {
-        self.waiting.pop()
-    }
-
-    fn block(&mut self, w: WorkerId, _facts: &Facts) -> Option<Terms> {
-        self.waiting.remove(w);
-        None
-    }
-
-    fn remove(&mut self, w: WorkerId) {
-        self.waiting.remove(w);
+        (self.decide == Decide::Staged).then(|| facts.born_ns.clamp(1, 1 << 61))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Policy, WorkerId};
 
     fn enqueue(arrival: &mut Arrival, id: u32, born_ns: u64) -> u64 {
         let facts = Facts {

@@ -7,38 +7,24 @@
 //! Starvation: certain. A worker runs only while no better one wants the CPU; one lowest thread
 //! that never sleeps starves all others until the relief valve or the watchdog steps in.
 
-use crate::heap::Heap;
-use crate::{Decide, Facts, Order, Policy, Terms, Traits, WorkerId};
+use crate::ordered::{Ordered, Rule};
+use crate::{Decide, Facts, Order, Traits};
 
 #[derive(Debug)]
-pub(crate) struct ByPid {
+pub(crate) struct PidOrder {
     decide: Decide,
     reverse: bool,
-    capacity: u32,
-    /// Candidates. Keyed: without capacity, so that it ignores all workers.
-    waiting: Heap,
 }
+
+pub(crate) type ByPid = Ordered<PidOrder>;
 
 impl ByPid {
     pub(crate) fn new(decide: Decide, reverse: bool, capacity: u32) -> Self {
-        ByPid {
-            decide,
-            reverse,
-            capacity,
-            waiting: Heap::candidates(decide, capacity),
-        }
-    }
-
-    fn key(&self, pid: i32) -> u64 {
-        let pid = u64::from(pid.cast_unsigned());
-        match self.reverse {
-            false => pid,
-            true => (1 << 32) - pid,
-        }
+        Ordered::by(PidOrder { decide, reverse }, capacity)
     }
 }
 
-impl Policy for ByPid {
+impl Rule for PidOrder {
     fn name(&self) -> &'static str {
         match self.reverse {
             false => "test-pid",
@@ -46,54 +32,28 @@ impl Policy for ByPid {
         }
     }
 
-    fn bytes_per_worker(&self) -> usize {
-        Heap::bytes_per_worker(self.decide)
-    }
-
     fn traits(&self) -> Traits {
         Traits {
             decide: self.decide,
             keyed: true,
-            staged: true,
             order: Order::Own,
-            history: false,
-            tick_ns: 0,
+            ..Traits::STAGED
         }
     }
 
-    fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
-        if w.0 >= self.capacity {
-            return Terms::default();
-        }
-        let own_key = self.key(facts.pid);
-        self.waiting.push(w, own_key);
-        Terms {
-            own_key,
-            ..Terms::default()
-        }
-    }
-
-    fn pick(&mut self) -> Option<WorkerId> {
-        self.waiting.pop()
-    }
-
-    fn block(&mut self, w: WorkerId, _facts: &Facts) -> Option<Terms> {
-        self.waiting.remove(w);
-        None
-    }
-
-    fn remove(&mut self, w: WorkerId) {
-        self.waiting.remove(w);
+    fn key(&self, facts: &Facts) -> Option<u64> {
+        let pid = u64::from(facts.pid.cast_unsigned());
+        Some(match self.reverse {
+            false => pid,
+            true => (1 << 32) - pid,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Policy, WorkerId};
 
     const PIDS: [i32; 5] = [17, 1, 4_194_304, 2, 900];
 

@@ -80,6 +80,7 @@ mod heap;
 mod lanes;
 mod lifo;
 mod nice;
+mod ordered;
 mod priority;
 mod queue;
 mod quota;

@@ -8,43 +8,26 @@
 //! Source: the LIFO slot of work-stealing pools (Blumofe and Leiserson 1999), here for the whole
 //! queue; gloop's LIFO scheduler, which is for tasks that wait for their children.
 
-use crate::heap::Heap;
-use crate::{Decide, Facts, Order, Policy, Terms, Traits, WorkerId};
+use crate::ordered::{Ordered, Rule};
+use crate::{Facts, Order, Traits};
 
 /// Above all times in ns that will ever be.
 const TOP: u64 = 1 << 61;
 
 #[derive(Debug)]
-pub(crate) struct Lifo {
-    waiting: Heap,
-    capacity: u32,
-}
+pub(crate) struct LastFirst;
+
+pub(crate) type Lifo = Ordered<LastFirst>;
 
 impl Lifo {
     pub(crate) fn new(capacity: u32) -> Self {
-        Lifo {
-            waiting: Heap::new(capacity),
-            capacity,
-        }
+        Ordered::by(LastFirst, capacity)
     }
 }
 
-/// Early for a late wake-up. Of yielders the first comes first, or two would pass the CPU to and
-/// fro for ever.
-fn key(facts: &Facts) -> u64 {
-    match facts.yielded {
-        false => TOP - facts.woke_ns.min(TOP - 1),
-        true => TOP + facts.since_ns.min(TOP - 1),
-    }
-}
-
-impl Policy for Lifo {
+impl Rule for LastFirst {
     fn name(&self) -> &'static str {
         "lifo"
-    }
-
-    fn bytes_per_worker(&self) -> usize {
-        Heap::bytes_per_worker(Decide::Staged)
     }
 
     fn traits(&self) -> Traits {
@@ -54,44 +37,25 @@ impl Policy for Lifo {
         }
     }
 
-    fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
     // A choice made ahead would run before who wakes meanwhile.
     fn stage_budget_ns(&self) -> u64 {
         0
     }
 
-    fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
-        if w.0 >= self.capacity {
-            return Terms::default();
-        }
-        let own_key = key(facts);
-        self.waiting.push(w, own_key);
-        Terms {
-            own_key,
-            ..Terms::default()
-        }
-    }
-
-    fn pick(&mut self) -> Option<WorkerId> {
-        self.waiting.pop()
-    }
-
-    fn block(&mut self, w: WorkerId, _facts: &Facts) -> Option<Terms> {
-        self.waiting.remove(w);
-        None
-    }
-
-    fn remove(&mut self, w: WorkerId) {
-        self.waiting.remove(w);
+    /// Early for a late wake-up. Of yielders the first comes first, or two would pass the CPU to
+    /// and fro for ever.
+    fn key(&self, facts: &Facts) -> Option<u64> {
+        Some(match facts.yielded {
+            false => TOP - facts.woke_ns.min(TOP - 1),
+            true => TOP + facts.since_ns.min(TOP - 1),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Policy, WorkerId};
 
     fn enqueue(lifo: &mut Lifo, id: u32, woke_ns: u64, since_ns: u64, yielded: bool) {
         let facts = Facts {
