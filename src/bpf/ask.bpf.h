@@ -115,7 +115,7 @@ static __always_inline bool is_named(struct task_struct *p,
 
 static __always_inline s32 put_down(struct umcg_proxy_call *c, struct task_struct *p)
 {
-	struct umcg_task *t = bpf_task_storage_get(&umcg_tasks, p, 0, 0);
+	struct umcg_task *t = task_ctx(p);
 
 	if (!t)
 		return -ENOENT;

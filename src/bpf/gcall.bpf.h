@@ -304,7 +304,7 @@ int umcg_client(struct umcg_group_call *call)
 	if (call->epoch != umcg_epoch)
 		return 0;
 	call->ret = -ENOENT;
-	t = bpf_task_storage_get(&umcg_tasks, p, 0, 0);
+	t = task_ctx(p);
 	if (!t)
 		return 0;
 	bpf_rcu_read_lock();

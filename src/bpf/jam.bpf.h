@@ -68,13 +68,11 @@ static __always_inline void jam(const struct umcg_task *t, void *truth)
 		jam_release(t->group);
 }
 
-/* It runs again, or is gone. */
-static __always_inline void unjam(const struct umcg_task *t, void *truth)
+/* Server @si runs again, or is gone. */
+static __always_inline void unjam(struct umcg_group *head, u32 si)
 {
-	struct umcg_group *head = group_head(truth);
-
-	if (head && (READ_ONCE(head->stuck) & server_bit(t->member)))
-		__sync_fetch_and_and(&head->stuck, ~server_bit(t->member));
+	if (READ_ONCE(head->stuck) & server_bit(si))
+		__sync_fetch_and_and(&head->stuck, ~server_bit(si));
 }
 
 /* @m, which would be held, runs on without a slot: a server may wait for it. */

@@ -337,9 +337,11 @@ static __always_inline void server_running_app(struct umcg_task *t,
 	member_edge(m, FROM_ANY, UMCG_RUNNING, 0, now, &seen);
 	m->op = UMCG_OP_NONE;
 	head = group_head(truth);
-	if (head && (READ_ONCE(head->idle) & server_bit(t->member)))
+	if (!head)
+		return;
+	if (READ_ONCE(head->idle) & server_bit(t->member))
 		__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
-	unjam(t, truth);
+	unjam(head, t->member);
 }
 
 /* The group's side of ops.running; the system group's follows. */
@@ -455,7 +457,7 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 
 	__sync_fetch_and_and(&head->servers, ~server_bit(t->member));
 	__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
-	unjam(t, truth);
+	unjam(head, t->member);
 	w = wi ? member_at(truth, wi) : NULL;
 	if (w)
 		umcg_cmpxchg(&w->slot, t->member, 0);

@@ -407,9 +407,12 @@ impl Home {
     /// workers that lived on for a while after they had left the kernel's side, as one
     /// does that runs another program.
     fn bury_dead(&self) {
-        self.futex.bury_dead_servers();
+        let has_left = |id| {
+            let kernel = self.at_kernel(id);
+            kernel.is_some_and(|(served, id)| served.group.has_left(id))
+        };
         for member in self.futex.list().unwrap_or_default() {
-            if (self.at_kernel(member.id)).is_some_and(|(served, id)| served.group.has_left(id)) {
+            if member.kind == Kind::Server || has_left(member.id) {
                 self.futex.forget_dead(member.id);
             }
         }

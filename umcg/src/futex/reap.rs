@@ -72,23 +72,10 @@ impl FutexGroup {
         }
     }
 
-    /// Removes `id`, of which the kernel's side has said that it left, if its thread died
-    /// with it, in a way that drops no thread-local: nobody else would.
+    /// Removes `id`, if its thread died in a way that drops no thread-local: a worker that has
+    /// left the kernel's side, or a server, of which the daemon tells nobody. No one else would.
     pub(crate) fn forget_dead(&self, id: Id) {
         self.bury_if_dead(id);
-    }
-
-    /// Removes the servers whose threads are dead. While a daemon serves the group it tells
-    /// servers of workers, and nobody of servers.
-    pub(crate) fn bury_dead_servers(&self) {
-        for index in 1..=self.book.max_members() {
-            let kind = self.book.sides()[index as usize].kind.load(Acquire);
-            if kind == kind_number(Kind::Server)
-                && let Some(id) = self.book.id_at(index)
-            {
-                self.bury_if_dead(id);
-            }
-        }
     }
 
     /// Removes a member whose thread is dead.

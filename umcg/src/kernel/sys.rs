@@ -334,17 +334,7 @@ pub fn connect(path: &Path) -> Result<OwnedFd, i32> {
 
 /// One request and its reply, with up to four file descriptors.
 pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i32> {
-    let bytes = request.encode();
-    // SAFETY: bytes live through the call.
-    let sent = unsafe {
-        libc::send(
-            sock.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            libc::MSG_NOSIGNAL,
-        )
-    };
-    if sent < 0 {
+    if send(sock, request) < 0 {
         return Err(errno());
     }
     let mut reply = [0u8; proto::REPLY_BYTES];
@@ -359,21 +349,14 @@ pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i
     msg.msg_iovlen = 1;
     msg.msg_control = control.as_mut_ptr().cast();
     msg.msg_controllen = size_of_val(&control);
-    let got = loop {
-        // SAFETY: msg points to one iovec and a control buffer that live through it.
-        let got = unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) };
-        if got >= 0 || errno() != libc::EINTR {
-            break got;
-        }
-    };
-    if got < 0 {
-        return Err(errno());
-    }
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: msg points to one iovec and a control buffer that live through it.
+    let got = until_done(|| unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, flags) })?;
     let fds = received_fds(&msg);
     if got == 0 {
         return Err(libc::ECONNRESET);
     }
-    let reply = Reply::decode(&reply[..got as usize])?;
+    let reply = Reply::decode(&reply[..got])?;
     match reply.errno {
         0 => Ok((reply, fds)),
         errno => Err(errno),
@@ -383,22 +366,26 @@ pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i
 /// One request and its reply, which brings no file descriptors. The error is the way's,
 /// not the reply's. Async-signal-safe.
 pub fn exchange(sock: &OwnedFd, request: &Request) -> Result<Reply, i32> {
-    let bytes = request.encode();
+    until_done(|| send(sock, request))?;
     let mut reply = [0u8; proto::REPLY_BYTES];
+    // SAFETY: reply lives through the call.
+    let got = until_done(|| unsafe {
+        libc::recv(sock.as_raw_fd(), reply.as_mut_ptr().cast(), reply.len(), 0)
+    })?;
+    Reply::decode(&reply[..got])
+}
+
+fn send(sock: &OwnedFd, request: &Request) -> isize {
+    let bytes = request.encode();
     // SAFETY: bytes live through the call.
-    until_done(|| unsafe {
+    unsafe {
         libc::send(
             sock.as_raw_fd(),
             bytes.as_ptr().cast(),
             bytes.len(),
             libc::MSG_NOSIGNAL,
         )
-    })?;
-    // SAFETY: reply lives through the call.
-    let got = until_done(|| unsafe {
-        libc::recv(sock.as_raw_fd(), reply.as_mut_ptr().cast(), reply.len(), 0)
-    })?;
-    Reply::decode(&reply[..got])
+    }
 }
 
 fn until_done(mut call: impl FnMut() -> isize) -> Result<usize, i32> {
