@@ -51,17 +51,13 @@ pub fn beside(
     })?;
     also()?;
     client.result(3 * LIMIT)?;
-    for counter in ["grp_shared", "edge_illegal"] {
-        let count = sched.counter(counter)?;
-        ensure!(count == 0, "{counter} = {count}");
-    }
     // Before the daemon gives up on threads that do not leave, so all have left.
     ensure!(
         wait_until(Duration::from_secs(4), || client::group_maps() == 0),
         "{} maps of groups are left",
         client::group_maps()
     );
-    sched.no_ejection()?;
+    client::is_sound(&sched)?;
     Ok(Verdict::Ok)
 }
 

@@ -14,7 +14,7 @@ use umcg::backend::Backend;
 use umcg::kernel::{self, KernelGroup, proto, sys};
 use umcg::{Event, GroupConfig, Id, Kind, Reason};
 
-use crate::harness::adopt;
+use crate::harness::{self, Sched, Verdict, adopt};
 
 /// The user that clients are.
 pub const NOBODY: u32 = 65534;
@@ -117,6 +117,36 @@ impl Client {
         // SAFETY: a child of ours; no status is asked for.
         unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
     }
+}
+
+/// No ejection, and by BPF's own count nothing that must not be.
+pub fn is_sound(sched: &Sched) -> Result<()> {
+    sched.no_ejection()?;
+    for zero in ["grp_shared", "edge_illegal"] {
+        let count = sched.counter(zero)?;
+        ensure!(count == 0, "{zero} = {count}");
+    }
+    Ok(())
+}
+
+/// Runs `body` as nobody under `sched`; a failure tells what groups did meanwhile.
+pub fn run_in(sched: &Sched, limit: Duration, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let names = ["grp_run", "grp_back", "grp_refused", "grp_unheld"];
+    let before = names.map(|name| sched.counter(name).unwrap_or(0));
+    let result = spawn(body)?.result(limit);
+    result.with_context(|| {
+        let now = names.map(|name| sched.counter(name).unwrap_or(0));
+        let moved = names.iter().zip(now.iter().zip(before));
+        let moved: Vec<_> = moved.map(|(n, (a, b))| format!("{n} +{}", a - b)).collect();
+        moved.join(", ")
+    })?;
+    is_sound(sched)
+}
+
+/// The same under the shared scheduler.
+pub fn in_client(limit: Duration, body: impl FnOnce() -> Result<()>) -> Result<Verdict> {
+    run_in(&*harness::shared()?, limit, body)?;
+    Ok(Verdict::Ok)
 }
 
 /// A worker thread: registers, runs `body`, unregisters.

@@ -248,6 +248,17 @@ impl Spinner {
     }
 }
 
+/// The value of `clock` in ns: CPU time of the calling thread or process, that is.
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: time lives through the call.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
 /// CPU time of a process's main thread in seconds, by /proc/PID/schedstat.
 pub fn cpu_seconds(pid: i32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).context("schedstat")?;

@@ -16,6 +16,7 @@ mod hammer_skel;
 mod harness;
 mod leak;
 mod load;
+mod noise;
 mod race;
 mod seccomp;
 mod tests;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::harness::adopt;
-use crate::load::{Spinner, pin};
+use crate::load::{Spinner, clock_ns, pin};
 
-const RACER_NS: i64 = 20_000_000;
+const RACER_NS: u64 = 20_000_000;
 
 /// One that runs for 20 ms when it is woken.
 #[derive(Clone, Copy, Debug)]
@@ -66,17 +66,12 @@ impl Pipe {
     }
 }
 
-fn clock_ns(clock: libc::clockid_t) -> i64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: ts lives through the call.
-    unsafe { libc::clock_gettime(clock, &raw mut ts) };
-    ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+/// Signed, for who is early or late.
+fn now_ns() -> i64 {
+    clock_ns(libc::CLOCK_MONOTONIC).cast_signed()
 }
 
-fn burn(ns: i64) {
+fn burn(ns: u64) {
     let end = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) + ns;
     while clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) < end {
         for _ in 0..200 {
@@ -149,10 +144,10 @@ pub struct Gaps {
 pub fn gaps(nice: i32, during: Duration) -> Result<Gaps> {
     let out = Pipe::new()?;
     child(nice, || {
-        let end = clock_ns(libc::CLOCK_MONOTONIC) + during.as_nanos() as i64;
-        let mut last = clock_ns(libc::CLOCK_MONOTONIC);
+        let end = now_ns() + during.as_nanos() as i64;
+        let mut last = now_ns();
         while last < end {
-            let now = clock_ns(libc::CLOCK_MONOTONIC);
+            let now = now_ns();
             let gap_ms = (now - last) / 1_000_000;
             if gap_ms > 20 {
                 out.put(u8::try_from(gap_ms / 4).unwrap_or(u8::MAX));
@@ -229,7 +224,7 @@ pub struct Tally {
 /// Runs `jobs` on CPU 0.
 pub fn periodic(jobs: &[Job], during: Duration) -> Result<Tally> {
     let out = Pipe::new()?;
-    let start = clock_ns(libc::CLOCK_MONOTONIC) + 200_000_000;
+    let start = now_ns() + 200_000_000;
     let end = start + during.as_nanos() as i64;
     for (number, job) in jobs.iter().enumerate() {
         let offset = number as i64 * 7_000_000;
@@ -239,8 +234,8 @@ pub fn periodic(jobs: &[Job], during: Duration) -> Result<Tally> {
             let mut release = start + offset;
             while release + job.period_ns < end {
                 sleep_until(release);
-                burn(compute);
-                let late = clock_ns(libc::CLOCK_MONOTONIC) - release - job.period_ns;
+                burn(compute.cast_unsigned());
+                let late = now_ns() - release - job.period_ns;
                 // 0: in time; else the lateness in units of 0.5 ms.
                 out.put(
                     u8::try_from((late + 499_999) / 500_000).unwrap_or(if late > 0 {

@@ -3,11 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use umcg::kernel::sys;
 
-use crate::client;
-use crate::harness::{self, Sched, Verdict};
 use crate::load;
 
 /// Numbers that this process and its children share.
@@ -63,32 +61,6 @@ impl Board {
         let grown = (self.get(at) - before) as f64;
         grown * 1e9 / (sys::now_ns() - began) as f64
     }
-}
-
-/// No ejection, and by BPF's own count nothing that must not be.
-pub fn is_sound(sched: &Sched) -> Result<()> {
-    sched.no_ejection()?;
-    for zero in ["grp_shared", "edge_illegal"] {
-        let count = sched.counter(zero)?;
-        ensure!(count == 0, "{zero} = {count}");
-    }
-    Ok(())
-}
-
-/// Runs `body` as nobody under the shared scheduler.
-pub fn in_client(limit: Duration, body: impl FnOnce() -> Result<()>) -> Result<Verdict> {
-    let sched = harness::shared()?;
-    let names = ["grp_run", "grp_back", "grp_refused", "grp_unheld"];
-    let before = names.map(|name| sched.counter(name).unwrap_or(0));
-    let result = client::spawn(body)?.result(limit);
-    result.with_context(|| {
-        let now = names.map(|name| sched.counter(name).unwrap_or(0));
-        let moved = names.iter().zip(now.iter().zip(before));
-        let moved: Vec<_> = moved.map(|(n, (a, b))| format!("{n} +{}", a - b)).collect();
-        moved.join(", ")
-    })?;
-    is_sound(&sched)?;
-    Ok(Verdict::Ok)
 }
 
 /// The calling thread's timers are late by no more than the kernel needs.

@@ -15,10 +15,10 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{Id, Kind, Reason};
 
-use super::app::{Board, is_sound, no_slack};
+use super::app::{Board, no_slack};
 use super::group::{futex_round_trip, private_futex};
 use super::{Test, full};
-use crate::client::{self, join_all, worker};
+use crate::client::{self, is_sound, join_all, worker};
 use crate::harness::{Sched, Verdict, median, metric, sibling};
 use crate::load;
 

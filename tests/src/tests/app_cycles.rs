@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::app::{Disk, in_client, no_slack};
+use super::app::{Disk, no_slack};
 use super::group::{faulting_pages, private_futex};
 use super::{Test, full, short};
-use crate::client::{self, Progress, join_all, serve_by, worker};
+use crate::client::{self, Progress, in_client, join_all, serve_by, worker};
 use crate::harness::{Verdict, metric};
 
 pub const TESTS: &[Test] = &[

@@ -10,10 +10,10 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind};
 
-use super::app::{Board, is_sound};
+use super::app::Board;
 use super::group::faulting_pages;
 use super::{Test, timed};
-use crate::client::{self, Progress, serve_by, worker};
+use crate::client::{self, Progress, is_sound, serve_by, worker};
 use crate::client::{all_stopped, group_maps};
 use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::leak::Held;

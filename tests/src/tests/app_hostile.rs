@@ -14,11 +14,12 @@ use umcg::kernel::proto::{self, Op, Request};
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{Id, Kind};
 
-use super::app::{Board, is_sound, no_slack};
+use super::app::{Board, no_slack};
 use super::{Test, full};
-use crate::client::{self, Client, group_maps, serve, worker};
+use crate::client::{self, Client, group_maps, is_sound, serve, worker};
 use crate::harness::{Sched, Verdict, median, metric, wait_until};
 use crate::load::Hog;
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -94,13 +95,6 @@ fn victim(board: Board) -> Result<()> {
     seen.check(&group)
 }
 
-fn random(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
-}
-
 /// Goes on until it is killed.
 fn hostile() -> Result<()> {
     let group = client::group(64)?;
@@ -131,9 +125,9 @@ fn hostile() -> Result<()> {
     for (i, storm) in storms.into_iter().enumerate() {
         let group = group.clone();
         std::thread::spawn(move || {
-            let mut seed = 88_172_645_463_325_252 + i as u64;
+            let mut noise = Noise(88_172_645_463_325_252 + i as u64);
             loop {
-                storm(&group, random(&mut seed));
+                storm(&group, noise.next());
             }
         });
     }
@@ -162,16 +156,16 @@ fn program_runs() -> Result<()> {
     request.max_members = 4;
     let (reply, fds) = sys::ask(&sock, &request).map_err(std::io::Error::from_raw_os_error)?;
     ensure!(fds.len() == 4, "{} files", fds.len());
-    let (mut seed, program) = (4_711, fds[2].as_raw_fd());
+    let (mut noise, program) = (Noise(4_711), fds[2].as_raw_fd());
     loop {
-        let value = random(&mut seed);
+        let value = noise.next();
         let mut call = umcg::intf::umcg_group_call {
             op: (value % 7) as u32,
             ret: 0,
             // The right one now and then, or nothing further is tried.
             epoch: if value & 8 == 0 { reply.epoch } else { value },
-            token: [value, random(&mut seed)],
-            target: random(&mut seed) & 0x3_0000_007f,
+            token: [value, noise.next()],
+            target: noise.next() & 0x3_0000_007f,
             cookie: u64::from(reply.gen_) << 32 | u64::from(reply.group),
             me: value,
         };

@@ -15,10 +15,11 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::word::ASLEEP;
 use umcg::{ErrorKind, Id, Kind, Reason};
 
-use super::app::{Board, is_sound};
+use super::app::Board;
 use super::{Test, full};
-use crate::client;
+use crate::client::{self, is_sound};
 use crate::harness::{Sched, Verdict, metric};
+use crate::load::clock_ns;
 
 pub const TESTS: &[Test] = &[full(
     "vm_full_app_10k_workers_by_instructions",
@@ -75,17 +76,6 @@ fn many() -> Result<Verdict> {
         "10,000 by 10 workers, at most 1.2: parked {parked:.3}, asleep {asleep:.3}"
     );
     Ok(Verdict::Ok)
-}
-
-/// The value of `clock`, in ns.
-fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: time lives through the call.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// A line of a file of /proc, in kB.

@@ -10,10 +10,10 @@ use umcg::Kind;
 use umcg::backend::Backend;
 use umcg::kernel::sys;
 
-use super::app::{Board, is_sound};
+use super::app::Board;
 use super::group::private_futex;
 use super::{Test, full};
-use crate::client::{self, Client, Name, serve, worker};
+use crate::client::{self, Client, Name, is_sound, serve, worker};
 use crate::harness::{Sched, Verdict, median, metric, wait_until};
 use crate::load::{self, Hog};
 

@@ -9,10 +9,11 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Woken};
 
-use super::app::{Board, in_client};
+use super::app::Board;
 use super::{Test, full, short};
-use crate::client::{self, Name, Progress, join_all, serve, serve_by, worker};
+use crate::client::{self, Name, Progress, in_client, join_all, serve, serve_by, worker};
 use crate::harness::{Verdict, metric};
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
     short("vm_app_timeouts_race_wakes", "app", 10, timeouts::<1_000>),
@@ -45,13 +46,6 @@ pub const TESTS: &[Test] = &[
 
 const LIMIT: Duration = Duration::from_secs(300);
 const WAITERS: u64 = 8;
-
-fn random(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed >> 11
-}
 
 /// One wait after another, each with one wake that comes when its time is over, about.
 struct Race {
@@ -133,7 +127,7 @@ fn wait_once(
 }
 
 fn wakes(group: &KernelGroup, race: &Race, rounds: u64, seed: u64) -> Result<()> {
-    let (id, mut seed) = (race.name.get(), seed);
+    let (id, mut noise) = (race.name.get(), Noise(seed));
     for _ in 0..rounds {
         let deadline = loop {
             match race.deadline_ns.swap(0, Ordering::SeqCst) {
@@ -142,7 +136,7 @@ fn wakes(group: &KernelGroup, race: &Race, rounds: u64, seed: u64) -> Result<()>
             }
         };
         // The timer looks each 4 ms: as often before as after.
-        let at = deadline - 500_000 + random(&mut seed) % 5_000_000;
+        let at = deadline - 500_000 + noise.below(5_000_000);
         let left = at.saturating_sub(sys::now_ns());
         if left > 0 {
             std::thread::sleep(Duration::from_nanos(left));

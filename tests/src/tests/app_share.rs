@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use umcg::runtime::{Builder, Queue, yield_now};
 
-use super::app::{Board, in_client, is_sound, no_slack};
+use super::app::{Board, no_slack};
 use super::{Test, full};
-use crate::client;
+use crate::client::{self, in_client, is_sound};
 use crate::harness::{Sched, Verdict, median, metric};
+use crate::load::clock_ns;
 
 pub const TESTS: &[Test] = &[
     timed_full("vm_full_app_sleepers_fill_two_servers", 60, sleepers),
@@ -31,17 +32,6 @@ const PAUSE: Duration = Duration::from_millis(76);
 const SERVERS: usize = 2;
 const WORKERS: usize = 64;
 
-/// CPU time of the calling thread.
-fn thread_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: time lives through the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
-
 /// Work of a fixed number of steps.
 fn compute(steps: u64) {
     let mut sum = 1u64;
@@ -55,9 +45,9 @@ fn compute(steps: u64) {
 fn steps_of_a_piece() -> u64 {
     const TRY: u64 = 1_000_000;
     let took = (0..20).map(|_| {
-        let began = thread_ns();
+        let began = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
         compute(TRY);
-        thread_ns() - began
+        clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) - began
     });
     let least = took.min().unwrap_or(1).max(1);
     (TRY * PIECE_NS / least).max(1)

@@ -19,9 +19,9 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason};
 
-use super::app::{Board, Disk, is_sound};
+use super::app::{Board, Disk};
 use super::{Test, full, short};
-use crate::client::{self, join_all, worker};
+use crate::client::{self, is_sound, join_all, worker};
 use crate::cyclic::Cyclic;
 use crate::harness::{Sched, Verdict, metric};
 

@@ -11,7 +11,7 @@ use umcg::sync::Ordering::Relaxed;
 
 use super::{Test, timed};
 use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
-use crate::load::{self, Hog, pin};
+use crate::load::{self, Hog, clock_ns, pin};
 
 pub const TESTS: &[Test] = &[
     timed("vm_fifo_is_staged_by_servers", "decide", 12, fifo_staged),
@@ -151,13 +151,7 @@ fn burner(go: [i32; 2], done: i32) -> ! {
         libc::close(go[1]);
         let mut byte = 0u8;
         libc::read(go[0], (&raw mut byte).cast(), 1);
-        let mut used = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        while used.tv_sec == 0 && used.tv_nsec < 120_000_000 {
-            libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut used);
-        }
+        while clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) < 120_000_000 {}
         let pid = libc::getpid();
         libc::write(done, (&raw const pid).cast(), 4);
         libc::_exit(0)

@@ -10,6 +10,7 @@ use super::{Test, short, timed};
 use crate::boss::{in_client, soon};
 use crate::client;
 use crate::harness::{self, Verdict, sibling};
+use crate::load::clock_ns;
 
 pub const TESTS: &[Test] = &[
     timed("vm_group_examples_unprivileged", "group", 20, examples),
@@ -49,23 +50,8 @@ fn examples() -> Result<Verdict> {
         let runs = sched.counter("grp_run")? - before;
         ensure!(runs > 0, "{name} was not served by the daemon");
     }
-    let shared = sched.counter("grp_shared")?;
-    ensure!(
-        shared == 0,
-        "{shared} times two running workers of a server"
-    );
-    sched.no_ejection()?;
+    client::is_sound(&sched)?;
     Ok(Verdict::Ok)
-}
-
-fn cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: time lives through the call; the clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 const MS: u64 = 1_000_000;
@@ -81,10 +67,10 @@ fn times_body() -> Result<()> {
     let theirs = group.clone();
     let thread = std::thread::spawn(move || -> Result<u64> {
         let mut me = theirs.register_worker(0)?;
-        let began = cpu_ns();
-        while cpu_ns() < began + BURN_NS {}
+        let began = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+        while clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) < began + BURN_NS {}
         std::thread::sleep(Duration::from_nanos(SLEEP_NS));
-        let used = cpu_ns();
+        let used = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
         me.yield_now()?;
         Ok(used)
     });

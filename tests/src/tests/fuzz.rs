@@ -12,6 +12,7 @@ use super::{Test, group, short};
 use crate::boss::LIMIT;
 use crate::client::{self, NOBODY, group_maps};
 use crate::harness::{self, Verdict, wait_until};
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[short(
     "vm_group_socket_fuzz_selftest_unprivileged",
@@ -31,32 +32,6 @@ const OPS: [Op; 6] = [
     Op::Wake,
     Op::Kick,
 ];
-
-/// Numbers without an end, the same ones in each run.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 16) % end
-    }
-
-    /// Mostly a value that means something.
-    fn value(&mut self) -> u64 {
-        match self.below(6) {
-            0 => self.next(),
-            1 => u64::MAX >> self.below(64),
-            2 => 1 << self.below(64),
-            _ => self.below(70),
-        }
-    }
-}
 
 /// What the daemon gave, to be given back in wrong places.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Kind, Reason};
 
 use super::{Test, short};
 use crate::client::{self, Name, serve, worker};
-use crate::harness::{self, Sched, Verdict};
+use crate::harness::{Sched, Verdict};
 
 pub const TESTS: &[Test] = &[
     short("vm_group_exits_are_told_once", "group", 10, exits),
@@ -30,10 +30,7 @@ pub const TESTS: &[Test] = &[
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
-    let sched = harness::shared()?;
-    client::spawn(body)?.result(LIMIT)?;
-    sched.no_ejection()?;
-    Ok(Verdict::Ok)
+    client::in_client(LIMIT, body)
 }
 
 /// A process is killed whose worker waits.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
@@ -12,6 +12,7 @@ use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 use super::{Test, short};
 use crate::client::{self, Name, Seen, all_stopped, group_maps, join_all, serve, worker};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
     short("vm_group_cycles_unprivileged", "group", 30, cycles::<2000>),
@@ -47,31 +48,7 @@ fn with_server(members: u32, body: fn(&Arc<KernelGroup>, Id) -> Result<()>) -> R
 }
 
 fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
-    let sched = harness::shared()?;
-    in_client_of(&sched, body)?;
-    sched.no_ejection()?;
-    Ok(Verdict::Ok)
-}
-
-fn in_client_of(sched: &Sched, body: fn() -> Result<()>) -> Result<()> {
-    let result = client::spawn(body)?.result(LIMIT);
-    let shared = sched.counter("grp_shared")?;
-    let illegal = sched.counter("edge_illegal")?;
-    result.with_context(|| {
-        format!(
-            "runs {:?} backs {:?} refused {:?} unheld {:?}",
-            sched.counter("grp_run").ok(),
-            sched.counter("grp_back").ok(),
-            sched.counter("grp_refused").ok(),
-            sched.counter("grp_unheld").ok(),
-        )
-    })?;
-    ensure!(
-        shared == 0,
-        "{shared} times two running workers of a server"
-    );
-    ensure!(illegal == 0, "{illegal} illegal edges");
-    Ok(())
+    client::in_client(LIMIT, body)
 }
 
 fn nanosleeps(count: u64) -> Result<()> {
@@ -132,7 +109,7 @@ pub(super) fn cycles<const N: u64>() -> Result<Verdict> {
 
 fn partial() -> Result<Verdict> {
     let sched = Sched::start(&["--partial"])?;
-    in_client_of(&sched, cycles_body::<300>)?;
+    client::run_in(&sched, LIMIT, cycles_body::<300>)?;
     sched.stop()?;
     Ok(Verdict::Ok)
 }
@@ -575,12 +552,10 @@ fn hostile() -> Result<Verdict> {
         }
         let scribbler = group.clone();
         std::thread::spawn(move || {
-            let mut seed = 88172645463325252u64;
+            let mut noise = Noise(88_172_645_463_325_252);
             loop {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                scribbler.scribble((seed % 90) as u32, seed >> 8);
+                let value = noise.next();
+                scribbler.scribble((value % 90) as u32, value >> 8);
             }
         });
         let until = Instant::now() + Duration::from_secs(4);

@@ -45,15 +45,7 @@ pub const TESTS: &[Test] = &[
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
-    let sched = harness::shared()?;
-    client::spawn(body)?.result(LIMIT)?;
-    let shared = sched.counter("grp_shared")?;
-    ensure!(
-        shared == 0,
-        "{shared} times two running workers of a server"
-    );
-    sched.no_ejection()?;
-    Ok(Verdict::Ok)
+    client::in_client(LIMIT, body)
 }
 
 fn is_kernel(mode: Mode) -> bool {
