@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::WorkerId;
+
 /// CPU time that a worker needs in each period, and until when after its release.
 ///
 /// A release is a wake-up. Needs `runtime_us <= deadline_us <= period_us`.
@@ -132,6 +134,46 @@ impl Attrs {
         match set.iter().find(|(attr, set)| *set && *attr != known) {
             Some(&(attr, _)) => Err(Refused::Unknown { policy, attr }),
             None => Ok(()),
+        }
+    }
+}
+
+/// One number per worker, as asked for; or none, and the policy goes by the weight.
+#[derive(Debug)]
+pub(crate) struct Asked(Box<[u8]>);
+
+impl Asked {
+    const NOTHING: u8 = u8::MAX;
+    /// See [`Policy::bytes_per_worker`](crate::Policy::bytes_per_worker).
+    pub(crate) const BYTES: usize = size_of::<u8>();
+
+    /// For ids below `capacity`; the only call that allocates.
+    pub(crate) fn new(capacity: u32) -> Self {
+        Asked(vec![Self::NOTHING; capacity as usize].into())
+    }
+
+    /// Whether `w` is one of its workers.
+    pub(crate) fn knows(&self, w: WorkerId) -> bool {
+        (w.0 as usize) < self.0.len()
+    }
+
+    /// What was asked for `w`, which it knows.
+    pub(crate) fn get(&self, w: WorkerId) -> Option<u8> {
+        let value = self.0[w.0 as usize];
+        (value != Self::NOTHING).then_some(value)
+    }
+
+    pub(crate) fn set(&mut self, w: WorkerId, value: Option<u8>) -> Result<(), Refused> {
+        let capacity = self.0.len() as u32;
+        let slot = self.0.get_mut(w.0 as usize);
+        *slot.ok_or(Refused::Worker { id: w.0, capacity })? = value.unwrap_or(Self::NOTHING);
+        Ok(())
+    }
+
+    /// `w` is gone: the next one with its id has asked for nothing.
+    pub(crate) fn forget(&mut self, w: WorkerId) {
+        if let Some(slot) = self.0.get_mut(w.0 as usize) {
+            *slot = Self::NOTHING;
         }
     }
 }

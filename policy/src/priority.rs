@@ -12,7 +12,7 @@
 //! Source: the linear aging of decay-free time-sharing (Kleinrock 1970), which keeps one key per
 //! wait: time of coming + level x step. BFS (Kolivas 2009) has the same as virtual deadline.
 
-use crate::attrs::within;
+use crate::attrs::{Asked, within};
 use crate::config::Setup;
 use crate::error::PolicyError;
 use crate::heap::Heap;
@@ -25,14 +25,12 @@ pub(crate) const OPTIONS: &[&str] = &["aging_ms"];
 const AGING_MS: u64 = 50;
 /// Longer than any machine runs, in ns: a step that no wait makes up for.
 const NEVER_NS: u64 = 1 << 55;
-/// No level was set.
-const BY_WEIGHT: u8 = u8::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Priority {
     step_ns: u64,
     waiting: Heap,
-    levels: Box<[u8]>,
+    levels: Asked,
 }
 
 impl Priority {
@@ -44,7 +42,7 @@ impl Priority {
                 ms => ms * 1_000_000,
             },
             waiting: Heap::new(setup.capacity),
-            levels: vec![BY_WEIGHT; setup.capacity as usize].into(),
+            levels: Asked::new(setup.capacity),
         })
     }
 
@@ -59,7 +57,7 @@ impl Policy for Priority {
     }
 
     fn bytes_per_worker(&self) -> usize {
-        Heap::bytes_per_worker(Decide::Staged) + size_of::<u8>()
+        Heap::bytes_per_worker(Decide::Staged) + Asked::BYTES
     }
 
     fn traits(&self) -> Traits {
@@ -79,13 +77,11 @@ impl Policy for Priority {
     }
 
     fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
-        let Some(&level) = self.levels.get(w.0 as usize) else {
+        if !self.levels.knows(w) {
             return Terms::default();
-        };
-        let level = match level {
-            BY_WEIGHT => nice::level(facts.weight),
-            level => level,
-        };
+        }
+        let asked = self.levels.get(w);
+        let level = asked.unwrap_or_else(|| nice::level(facts.weight));
         let own_key = self.key(level, facts);
         self.waiting.push(w, own_key);
         Terms {
@@ -105,21 +101,15 @@ impl Policy for Priority {
 
     fn remove(&mut self, w: WorkerId) {
         self.waiting.remove(w);
-        if let Some(level) = self.levels.get_mut(w.0 as usize) {
-            *level = BY_WEIGHT;
-        }
+        self.levels.forget(w);
     }
 
     fn assign(&mut self, w: WorkerId, attrs: &Attrs) -> Result<(), Refused> {
         attrs.only("level", self.name())?;
-        let capacity = self.levels.len() as u32;
-        let level = attrs.level.unwrap_or(BY_WEIGHT);
-        if attrs.level.is_some() {
+        if let Some(level) = attrs.level {
             within("level", level.into(), 0, LAST_LEVEL.into())?;
         }
-        let slot = self.levels.get_mut(w.0 as usize);
-        *slot.ok_or(Refused::Worker { id: w.0, capacity })? = level;
-        Ok(())
+        self.levels.set(w, attrs.level)
     }
 }
 

@@ -15,7 +15,7 @@
 //! 1989; start-time fair queueing, Goyal et al. 1996) with the floor and ceiling per period of
 //! cgroups' and hypervisors' CPU shares.
 
-use crate::attrs::within;
+use crate::attrs::{Asked, within};
 use crate::config::Setup;
 use crate::error::PolicyError;
 use crate::lanes::{Lanes, MAX_LANES};
@@ -28,8 +28,6 @@ const TIERS: &str = "50/30/20";
 const PERIOD_MS: u64 = 100;
 /// Its CPU time when it was last charged is not known.
 const UNSEEN: u64 = u64::MAX;
-/// No tier was set.
-const BY_WEIGHT: u8 = u8::MAX;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tier {
@@ -64,7 +62,7 @@ pub(crate) struct Quota {
     /// Virtual time of the tier that was picked last.
     vnow: u64,
     waiting: Lanes,
-    tier_of: Box<[u8]>,
+    tier_of: Asked,
     charged_ns: Box<[u64]>,
 }
 
@@ -87,18 +85,18 @@ impl Quota {
             count,
             vnow: 0,
             waiting: Lanes::new(setup.capacity),
-            tier_of: vec![BY_WEIGHT; setup.capacity as usize].into(),
+            tier_of: Asked::new(setup.capacity),
             charged_ns: vec![UNSEEN; setup.capacity as usize].into(),
         })
     }
 
     fn tier(&self, w: WorkerId, facts: &Facts) -> usize {
-        match self.tier_of[w.0 as usize] {
-            BY_WEIGHT => {
+        match self.tier_of.get(w) {
+            Some(tier) => usize::from(tier),
+            None => {
                 let by_nice = nice::level(facts.weight).cmp(&20) as i8 + 1;
                 (by_nice as usize).min(self.count - 1)
             }
-            tier => usize::from(tier),
         }
     }
 
@@ -165,7 +163,7 @@ impl Policy for Quota {
     }
 
     fn bytes_per_worker(&self) -> usize {
-        Lanes::BYTES + size_of::<u8>() + size_of::<u64>()
+        Lanes::BYTES + Asked::BYTES + size_of::<u64>()
     }
 
     fn traits(&self) -> Traits {
@@ -185,7 +183,7 @@ impl Policy for Quota {
     }
 
     fn enqueue(&mut self, w: WorkerId, facts: &Facts) -> Terms {
-        if w.0 as usize >= self.tier_of.len() {
+        if !self.tier_of.knows(w) {
             return Terms::default();
         }
         self.charge(w, facts);
@@ -206,7 +204,7 @@ impl Policy for Quota {
     }
 
     fn block(&mut self, w: WorkerId, facts: &Facts) -> Option<Terms> {
-        if (w.0 as usize) < self.tier_of.len() {
+        if self.tier_of.knows(w) {
             self.charge(w, facts);
             self.waiting.remove(w);
         }
@@ -215,8 +213,8 @@ impl Policy for Quota {
 
     fn remove(&mut self, w: WorkerId) {
         self.waiting.remove(w);
-        if let Some(tier) = self.tier_of.get_mut(w.0 as usize) {
-            *tier = BY_WEIGHT;
+        self.tier_of.forget(w);
+        if self.tier_of.knows(w) {
             self.charged_ns[w.0 as usize] = UNSEEN;
         }
     }
@@ -231,10 +229,7 @@ impl Policy for Quota {
         if let Some(tier) = attrs.tier {
             within("tier", tier.into(), 0, self.count as u64 - 1)?;
         }
-        let capacity = self.tier_of.len() as u32;
-        let slot = self.tier_of.get_mut(w.0 as usize);
-        *slot.ok_or(Refused::Worker { id: w.0, capacity })? = attrs.tier.unwrap_or(BY_WEIGHT);
-        Ok(())
+        self.tier_of.set(w, attrs.tier)
     }
 }
 
