@@ -128,12 +128,12 @@ static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_mem
 
 /*
  * Worker @id gets slot @si: the claim. NULL: *err says why not. Who may be
- * claimed: RUNNABLE, or IDLE and held: an IDLE one that is not held is on its
+ * claimed: RUNNABLE, or with @idle IDLE and held: an IDLE one that is not held is on its
  * way to a real sleep, it is woken instead and comes by the list. The caller has
  * stored its index in the server's `cur`: it may leave as soon as it has the slot.
  */
 static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 si,
-						      bool by_switch, s32 *err)
+						      bool by_switch, bool idle, s32 *err)
 {
 	struct umcg_member *w = member_by_id(truth, id);
 	u64 word;
@@ -146,6 +146,8 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 		return NULL;
 	word = READ_ONCE(w->word);
 	*err = -EBUSY;
+	if (word_state(word) == UMCG_IDLE && !idle)
+		return NULL;
 	if (word_state(word) == UMCG_IDLE && !READ_ONCE(w->held)) {
 		/* Only what has a wake, and was not held meanwhile, ends by a ring. */
 		*err = ((word & UMCG_F_PENDING) ||
@@ -161,7 +163,7 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 		return NULL;
 	word = READ_ONCE(w->word);
 	if ((word_state(word) == UMCG_RUNNABLE ||
-	     (word_state(word) == UMCG_IDLE && READ_ONCE(w->held))) &&
+	     (idle && word_state(word) == UMCG_IDLE && READ_ONCE(w->held))) &&
 	    READ_ONCE(w->gen) == id >> 32)
 		return w;
 	*err = -EINTR;
@@ -199,6 +201,7 @@ static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
 					  struct umcg_member *m, void *truth, u64 v,
 					  u64 now)
 {
+	u64 id = m->target & ~(u64)UMCG_RUN_IDLE;
 	struct umcg_member *w;
 	s32 err;
 
@@ -217,8 +220,8 @@ static __always_inline u32 server_request(struct umcg_cpu *c, s32 cpu,
 		refuse(m, -EBUSY);
 		return keep_prev(c, prev, m, now);
 	}
-	umcg_xchg(&m->cur, (u32)m->target);
-	w = slot_claim(truth, m->target, t->member, false, &err);
+	umcg_xchg(&m->cur, (u32)id);
+	w = slot_claim(truth, id, t->member, false, id != m->target, &err);
 	if (!w) {
 		umcg_xchg(&m->cur, 0);
 		refuse(m, err);
@@ -277,7 +280,7 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 			return keep_prev(c, prev, s, now);
 		}
 		umcg_xchg(&s->cur, (u32)m->target);
-		w = slot_claim(truth, m->target, si, true, &err);
+		w = slot_claim(truth, m->target, si, true, true, &err);
 		if (!w) {
 			umcg_xchg(&s->cur, t->member);
 			umcg_xchg(&m->slot, si);	/* RUNNING, nobody else claims it */

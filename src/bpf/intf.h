@@ -19,7 +19,7 @@ typedef unsigned long long u64;
 typedef long long s64;
 #endif
 
-#define UMCG_ABI 3
+#define UMCG_ABI 4
 
 enum umcg_limits {
 	UMCG_MAX_CPUS = 512,		/* power of two: indexes are masked */

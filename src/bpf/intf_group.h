@@ -29,7 +29,7 @@ enum umcg_member_kind {
 /* What a thread asks for by writing desk.op and calling sched_yield(). */
 enum umcg_op {
 	UMCG_OP_NONE = 0,	/* a yield like any other */
-	UMCG_OP_RUN = 1,	/* server: give my slot to desk.target */
+	UMCG_OP_RUN = 1,	/* server: give my slot to desk.target; see UMCG_RUN_IDLE */
 	UMCG_OP_NEXT = 2,	/* server: park me until my list has something */
 	UMCG_OP_WAIT = 3,	/* worker: IDLE, my server goes on; see UMCG_WAIT_ANYHOW */
 	UMCG_OP_YIELD = 4,	/* worker: RUNNABLE, my server goes on */
@@ -41,6 +41,13 @@ enum umcg_op {
 	UMCG_OP_KICK = 8,	/* desk.target: a worker of it, maybe the caller */
 	UMCG_OP_LEAVE = 9,	/* unregister; desk.target: enum umcg_reason */
 };
+
+/*
+ * A bit of desk.target of UMCG_OP_RUN, above all indexes: the server knows the worker to be
+ * IDLE and ends its wait. Without it, one that was RUNNABLE, went on without a slot and
+ * waits again is refused with EBUSY: its new wait is none of the server's business.
+ */
+#define UMCG_RUN_IDLE 0x80000000U
 
 /*
  * desk.target of UMCG_OP_WAIT, flags:

@@ -8,7 +8,8 @@ impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]>
         Self([<T as Default>::default(); N])
     }
 }
-pub const UMCG_ABI: u32 = 3;
+pub const UMCG_ABI: u32 = 4;
+pub const UMCG_RUN_IDLE: u32 = 2147483648;
 pub type u8_ = ::std::os::raw::c_uchar;
 pub type u16_ = ::std::os::raw::c_ushort;
 pub type u32_ = ::std::os::raw::c_uint;

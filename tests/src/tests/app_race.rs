@@ -1,7 +1,7 @@
 //! Ends that race: time-outs and wakes, hand-overs between processes, threads that just end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,14 +16,19 @@ use crate::harness::{Verdict, metric};
 use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
-    short("vm_app_timeouts_race_wakes", "app", 10, timeouts::<1_000>),
+    short(
+        "vm_app_timeouts_race_wakes",
+        "app,newest",
+        10,
+        timeouts::<1_000>,
+    ),
     short(
         "vm_app_two_processes_hand_over",
-        "app",
+        "app,newest",
         10,
         processes::<1_000>,
     ),
-    short("vm_app_threads_just_end", "app", 10, exits::<100>),
+    short("vm_app_threads_just_end", "app,newest", 10, exits::<100>),
     full(
         "vm_full_app_timeouts_race_wakes_10k",
         "app-race",
@@ -52,6 +57,8 @@ struct Race {
     name: Name,
     /// The deadline of the wait that wants a wake; 0: it has had it.
     deadline_ns: AtomicU64,
+    /// The waiter has ended, perhaps by a failure: it wants no more wakes.
+    over: AtomicBool,
 }
 
 fn timeouts<const N: u64>() -> Result<Verdict> {
@@ -66,6 +73,7 @@ fn race(waits: u64) -> Result<()> {
         let race = Arc::new(Race {
             name: Name::default(),
             deadline_ns: AtomicU64::new(0),
+            over: AtomicBool::new(false),
         });
         let (theirs, outside, rounds) = (race.clone(), group.clone(), waits / WAITERS);
         threads.push(std::thread::spawn(move || {
@@ -74,7 +82,10 @@ fn race(waits: u64) -> Result<()> {
         let counts = counts.clone();
         threads.push(worker(&group, i, move |group, me| {
             race.name.set(me);
-            (0..rounds).try_for_each(|n| wait_once(group, me, &race, &counts, n * 7 + i))
+            let waits =
+                (0..rounds).try_for_each(|n| wait_once(group, me, &race, &counts, n * 7 + i));
+            race.over.store(true, Ordering::SeqCst);
+            waits
         }));
     }
     let seen = serve_by(&group, 2, WAITERS, &Arc::new(Progress::default()))?;
@@ -131,6 +142,7 @@ fn wakes(group: &KernelGroup, race: &Race, rounds: u64, seed: u64) -> Result<()>
     for _ in 0..rounds {
         let deadline = loop {
             match race.deadline_ns.swap(0, Ordering::SeqCst) {
+                0 if race.over.load(Ordering::SeqCst) => return Ok(()),
                 0 => std::thread::sleep(Duration::from_micros(100)),
                 deadline => break deadline,
             }

@@ -14,13 +14,28 @@ use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
 use crate::load::{self, Hog, clock_ns, pin};
 
 pub const TESTS: &[Test] = &[
-    timed("vm_fifo_is_staged_by_servers", "decide", 12, fifo_staged),
-    timed("vm_fair_can_be_staged", "decide", 12, fair_staged),
-    timed("vm_order_by_pid_staged", "decide", 12, by_pid::<false>),
-    timed("vm_order_by_pid_keyed", "decide", 12, by_pid::<true>),
-    timed("vm_changed_weight_is_in_force_soon", "decide", 15, weight),
-    timed("vm_quantum_forces_preemption", "decide", 8, quantum),
-    timed("vm_kick_ends_one_stint", "decide", 6, kick),
+    timed(
+        "vm_fifo_is_staged_by_servers",
+        "decide,newest",
+        12,
+        fifo_staged,
+    ),
+    timed("vm_fair_can_be_staged", "decide,newest", 12, fair_staged),
+    timed(
+        "vm_order_by_pid_staged",
+        "decide,newest",
+        12,
+        by_pid::<false>,
+    ),
+    timed("vm_order_by_pid_keyed", "decide,newest", 12, by_pid::<true>),
+    timed(
+        "vm_changed_weight_is_in_force_soon",
+        "decide,newest",
+        15,
+        weight,
+    ),
+    timed("vm_quantum_forces_preemption", "decide,newest", 8, quantum),
+    timed("vm_kick_ends_one_stint", "decide,newest", 6, kick),
 ];
 
 struct Share {

@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = &[
     timed("vm_sigkill_reverts_to_eevdf", "life", 5, sigkill),
     timed(
         "vm_agent_stopped_makes_progress",
-        "long,append=psi=1",
+        "long,newest,append=psi=1",
         20,
         agent_stopped::<8, true>,
     ),
@@ -38,19 +38,19 @@ pub const TESTS: &[Test] = &[
     short("vm_ejected_reattaches_then_gives_up", "life", 20, ejected),
     short(
         "vm_detach_with_threads_loses_none",
-        "long,append=psi=1",
+        "long,newest,append=psi=1",
         15,
         detach_with_threads,
     ),
     short(
         "vm_hotplug_needs_no_restart",
-        "long,append=psi=1",
+        "long,newest,append=psi=1",
         12,
         hotplug,
     ),
     short(
         "vm_partial_leaves_fair_tasks",
-        "long,append=psi=1",
+        "long,newest,append=psi=1",
         15,
         partial::<8>,
     ),

@@ -13,13 +13,23 @@ use crate::race::{self, Job, Racer};
 pub const TESTS: &[Test] = &[
     Test {
         tries: 3,
-        ..full("vm_full_policy_lifo_is_last_first", "policy", 5, lifo)
+        ..full(
+            "vm_full_policy_lifo_is_last_first",
+            "policy,newest",
+            5,
+            lifo,
+        )
     },
-    timed("vm_policy_arrival_keeps_the_order", "policy", 8, arrival),
-    timed("vm_policy_priority_is_strict", "policy", 5, strict),
-    timed("vm_policy_priority_ages", "policy", 8, ages),
-    timed("vm_policy_rr_turns_are_even", "policy", 12, turns),
-    timed("vm_policy_quota_tiers", "policy", 12, quota),
+    timed(
+        "vm_policy_arrival_keeps_the_order",
+        "policy,newest",
+        8,
+        arrival,
+    ),
+    timed("vm_policy_priority_is_strict", "policy,newest", 5, strict),
+    timed("vm_policy_priority_ages", "policy,newest", 8, ages),
+    timed("vm_policy_rr_turns_are_even", "policy,newest", 12, turns),
+    timed("vm_policy_quota_tiers", "policy,newest", 12, quota),
     short(
         "vm_policy_deadlines_are_met",
         "policy-count,newest,icount,cpus=1",

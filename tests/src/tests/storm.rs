@@ -30,7 +30,7 @@ pub const TESTS: &[Test] = &[
     short("vm_edges_are_conserved", "storm", 8, conserved),
     timed(
         "vm_idle_machine_stays_idle",
-        "long,append=psi=1",
+        "long,newest,append=psi=1",
         30,
         idle::<10, 10>,
     ),

@@ -35,11 +35,16 @@ impl KernelGroup {
         if truth.cur.load(Acquire) != 0 {
             return Err(Error::new(ErrorKind::Again, "run", worker.raw()));
         }
+        let mut whom = worker.raw();
+        // What is not IDLE now has no wait to end: one that it begins meanwhile is another one.
+        if Word(self.truth(worker.index()).word.load(Acquire)).state() == Some(State::Idle) {
+            whom |= u64::from(intf::UMCG_RUN_IDLE);
+        }
         let (mut unseen, mut refused) = (0, 0);
         loop {
             let seq = truth.ev_seq.load(Acquire);
             let op = intf::umcg_op_UMCG_OP_RUN;
-            if self.request(me, op, worker, deadline_ns) {
+            if self.request(me, op, Id::from_raw(whom), deadline_ns) {
                 unseen = 0;
             } else {
                 unseen += 1;
@@ -107,11 +112,17 @@ impl KernelGroup {
             libc::EINTR if times < RETRIES => return Ok(()),
             libc::EINTR => ErrorKind::Again,
             // Let run meanwhile, it gives the CPU back at once if it is inside a call.
-            libc::EBUSY if times < RETRIES && self.is_without_slot(worker) => return Ok(()),
+            libc::EBUSY if times < RETRIES && self.goes_on(worker) => return Ok(()),
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };
         Err(Error::new(kind, "run", worker.raw()))
+    }
+
+    /// As [`is_without_slot`](Self::is_without_slot), but for one that waits anew.
+    fn goes_on(&self, worker: Id) -> bool {
+        self.is_without_slot(worker)
+            && Word(self.truth(worker.index()).word.load(Acquire)).state() != Some(State::Idle)
     }
 
     /// Whether `worker` runs without a slot, or did a moment ago.
