@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use serde::Serialize;
 use umcg::intf;
-use umcg::kernel::record::Head;
+use umcg::kernel::record::{Head, Truth};
 use umcg::sync::Ordering::{Acquire, Relaxed};
+use umcg::word::{State, Word};
 
 use crate::shared::Mapping;
 
@@ -33,7 +34,8 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
-    fn of(head: &Head) -> Self {
+    /// `truth`: the records, by index.
+    fn of(head: &Head, truth: &[Truth]) -> Self {
         let live = head.servers.load(Acquire);
         let servers = live.count_ones();
         let own = intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
@@ -47,12 +49,20 @@ impl GroupStatus {
             name: String::from_utf8_lossy(&name).replace(char::is_control, "?"),
             uid: head.uid.load(Relaxed),
             servers,
-            idle: (head.idle.load(Relaxed) & live).count_ones(),
+            idle: (truth.iter().zip(0..).skip(1))
+                .filter(|&(server, bit)| live >> (bit - 1) & 1 == 1 && waits(server))
+                .count() as u32,
             workers: head.members.load(Relaxed).saturating_sub(servers),
             capacity: head.capacity.load(Relaxed).saturating_sub(own),
             share: head.share.load(Relaxed),
         }
     }
+}
+
+/// Whether a server waits for an event: held or asleep, with no worker in its slot.
+fn waits(server: &Truth) -> bool {
+    let word = Word(server.word.load(Acquire));
+    word.state() == Some(State::Idle) && server.cur.load(Relaxed) == 0
 }
 
 /// All groups, by number; `outer` is the id of the map of their truth maps.
@@ -69,8 +79,11 @@ pub fn read(outer: u32) -> Result<Vec<GroupStatus>> {
         let Ok(map) = MapHandle::from_map_id(u32::from_ne_bytes(id)) else {
             continue;
         };
-        let head: Mapping<Head> = Mapping::new(map.as_fd(), 1, map.value_size() as usize, false)?;
-        groups.push(GroupStatus::of(&head.records()[0]));
+        let own = intf::umcg_group_limits_UMCG_GROUP_SERVERS as usize + 1;
+        let bytes = map.value_size() as usize;
+        let head: Mapping<Head> = Mapping::new(map.as_fd(), 1, bytes, false)?;
+        let truth: Mapping<Truth> = Mapping::new(map.as_fd(), own, bytes, false)?;
+        groups.push(GroupStatus::of(&head.records()[0], truth.records()));
     }
     Ok(groups)
 }
@@ -84,13 +97,18 @@ mod tests {
         let head = Head::default();
         head.group.store(3, Relaxed);
         head.servers.store(0b1011, Relaxed);
-        head.idle.store(0b0110, Relaxed); // server 3 has left meanwhile
         head.members.store(10, Relaxed);
         head.capacity.store(64 + 1 + 20, Relaxed);
         for (to, from) in head.name.iter().zip(b"a\x1b[m") {
             to.store(*from, Relaxed);
         }
-        let group = GroupStatus::of(&head);
+        let truth: Vec<_> = (0..5).map(|_| Truth::default()).collect();
+        for server in [2, 3, 4] {
+            // Server 3 has left, server 4 has a worker in its slot.
+            truth[server].word.store(State::Idle as u64, Relaxed);
+        }
+        truth[4].cur.store(70, Relaxed);
+        let group = GroupStatus::of(&head, &truth);
         assert_eq!((group.servers, group.idle, group.workers), (3, 1, 7));
         assert_eq!((group.capacity, group.name.as_str()), (20, "a?[m"));
     }

@@ -134,7 +134,9 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 {
 	u64 seen;
 
-	m->run_ns = m->wait_ns = m->kick = m->target = 0;
+	m->run_ns = m->wait_ns = m->target = 0;
+	if (tok->kind == UMCG_M_WORKER)
+		m->kick = 0;	/* a server's entry is the record's, and may be linked yet */
 	m->cookie = call->cookie;
 	m->tid = p->pid;
 	m->kind = tok->kind;
@@ -195,8 +197,10 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->share = head->share == 100 ? 0 : head->share;
 	call->me = member_id(m, idx);
 	__sync_fetch_and_add(&head->members, 1);
-	if (tok->kind == UMCG_M_SERVER)
+	if (tok->kind == UMCG_M_SERVER) {
+		idle_join(head, idx);
 		__sync_fetch_and_or(&head->servers, server_bit(idx));
+	}
 	barrier();
 	WRITE_ONCE(t->kind, tok->kind == UMCG_M_SERVER ? UMCG_K_GSERVER : UMCG_K_GWORKER);
 	return 0;
@@ -244,7 +248,7 @@ static __always_inline s32 call_register(struct umcg_group_call *call,
 }
 
 /* A wake of the server itself ends its wait for events, now or next time. */
-static __always_inline s32 poke_server(u32 g, struct umcg_group *head, void *truth, u32 si)
+static __always_inline s32 poke_server(u32 g, void *truth, u32 si)
 {
 	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
 	struct umcg_desk *desk = desks ? desk_at(desks, si) : NULL;
@@ -252,9 +256,17 @@ static __always_inline s32 poke_server(u32 g, struct umcg_group *head, void *tru
 	if (!desk)
 		return -ENOENT;
 	umcg_xchg(&desk->poked, 1);
-	server_poke(head, truth, desks, si);
+	server_poke(truth, desks, si);
 	return UMCG_WAKE_DONE;
 	/* pairs with server_hold(), and with the library's poll() */
+}
+
+/* The caller's part of a stack of idle servers: see idle_collect(). */
+static __always_inline s32 call_collect(u32 g, struct umcg_group *head, void *truth)
+{
+	u32 si = idle_collect(head, truth);
+
+	return si ? poke_server(g, truth, si) : 0;
 }
 
 /*
@@ -280,13 +292,15 @@ static __always_inline s32 call_other(struct umcg_group_call *call)
 
 	if (!head)
 		return -ENOENT;
+	if (call->op == UMCG_CALL_COLLECT)
+		return bucket_take(head, umcg_now()) ? call_collect(g, head, truth) : -EBUSY;
 	m = member_by_id(truth, call->target);
 	if (!m)
 		return -ESRCH;
 	if (!bucket_take(head, umcg_now()))
 		return -EBUSY;
 	if (m->kind == UMCG_M_SERVER && call->op == UMCG_CALL_WAKE)
-		return poke_server(g, head, truth, (u32)call->target);
+		return poke_server(g, truth, (u32)call->target);
 	if (m->kind != UMCG_M_WORKER)
 		return -EINVAL;
 	if (call->op == UMCG_CALL_WAKE)
@@ -321,6 +335,7 @@ int umcg_client(struct umcg_group_call *call)
 		break;
 	case UMCG_CALL_WAKE:
 	case UMCG_CALL_KICK:
+	case UMCG_CALL_COLLECT:
 		call->ret = may_call(t, call->cookie) ? call_other(call) : -ENOENT;
 		break;
 	default:

@@ -276,7 +276,11 @@ struct umcg_server {
 	X(grp_requeued, "hand-offs after the slot's budget was used up")		\
 	X(grp_refused, "requests of members that failed")			\
 	X(grp_unheld, "members released by the relief valve")			\
-	X(grp_shared, "two running workers of one server: a bug")
+	X(grp_shared, "two running workers of one server: a bug")		\
+	X(idl_none, "wakes that found no server waiting for events")		\
+	X(idl_steps, "entries that wakes looked at to find one")		\
+	X(idl_deleted, "deleted entries that wakes and collections took off")	\
+	X(idl_race, "lost cmpxchg on an idle structure")
 
 enum umcg_counter {
 #define X(name, desc) UMCG_C_##name,

@@ -16,6 +16,8 @@
 enum umcg_group_limits {
 	UMCG_MAX_GROUPS = 256,		/* power of two; group 0 is never used */
 	UMCG_GROUP_SERVERS = 64,	/* bits of the masks in the header */
+	UMCG_IDLE_SERVERS = 1024,	/* that an idle structure can hold, at most */
+	UMCG_IDLE_POPS = 16,		/* entries that a wake takes off a stack, at most */
 	UMCG_GROUP_WORKERS = 16384,	/* workers of one group, at most */
 	UMCG_MAX_BELLS = 4096,		/* app servers of all groups; 0 = none */
 };
@@ -85,6 +87,64 @@ enum umcg_reason {
 };
 
 /*
+ * Which servers of a group wait for an event: chosen when the group is made, see
+ * umcg_group.idle_kind and GroupConfig::idle. Three ways, one contract (gidle.bpf.h):
+ *
+ *   put     server, in ops.enqueue: it waits from here on. Then its second look at
+ *           its news, and drop if there is some.
+ *   take    waker, any CPU, after its worker is RUNNABLE: one server that waits, its own
+ *           to wake: the others do not get it before its next put. 0: none waits.
+ *   drop    server, in ops.running, or when it goes: it waits no more. False: a waker
+ *           has taken it, and wakes it, or has it told on its list.
+ *
+ * no lost wake, in two columns; all four accesses are full barriers:
+ *   waker                              | server
+ *     makes the news visible           |   put
+ *     take                             |   looks at its news
+ *   Either take finds the server, or the server, whose put came later, sees the news.
+ * once: put -> taken and put -> dropped are one atomic change of one word, the server's
+ *   entry or its bit. Who makes it has the server.
+ *
+ * ENTRY, one u64 per server (umcg_member.idle): index of the entry below << 32 | state.
+ *   OUT -> WAITS      put. stack: and pushed, by cmpxchg of idle_top
+ *   WAITS -> OUT      ring: take, drop
+ *   WAITS -> DELETED  stack: drop, and a take of a server by its number: it stays linked
+ *   DELETED -> WAITS  stack: put of one that is linked still
+ *   any -> OUT        stack: who has popped it from idle_top; a waker that finds WAITS
+ *                     has the server, one that finds DELETED goes on. collect, that
+ *                     finds WAITS (put meanwhile), has the server look once more
+ *   The link is written before the push, by the server alone, and never while linked.
+ *
+ * stack (Oskolkov): idle_top = tag << 32 | index of the server that waits for the shortest
+ *   time; the tag goes up with each push and pop, so no ABA. The kernel pops; deleted
+ *   entries are marked and collected by whose thread comes back to user space
+ *   (UMCG_CALL_COLLECT), or dropped by the waker that meets them. bound: UMCG_IDLE_POPS
+ *   pops, lost cmpxchg included; then as a ring.
+ * ring (Zijlstra): the servers' records 1..idle_end in a circle that never changes, walked
+ *   from the worker's home: the first one that waits; else the first one that is RUNNING
+ *   its own code, whose list is used and which is poked: it looks there before it waits.
+ *   bound: idle_end records.
+ * mask: a bit per server in a word per 64: `idle` for the first 64, then `idle` of the
+ *   records 65, 129, ... The worker's home, else the lowest bit. bound: one step per word
+ *   and one per bit that another waker took first.
+ * counters: idl_none, idl_steps, idl_deleted, idl_race.
+ * models: loom_idle_*, for all three; hammered by vm_hammer_idle_*.
+ */
+enum umcg_idle_kind {
+	UMCG_IDLE_STACK = 0,
+	UMCG_IDLE_RING = 1,
+	UMCG_IDLE_MASK = 2,
+	UMCG_NR_IDLE_KINDS = 3,
+};
+
+enum umcg_entry {
+	UMCG_E_OUT = 0,
+	UMCG_E_WAITS = 1,
+	UMCG_E_DELETED = 2,
+	UMCG_E_BELOW_SHIFT = 32,
+};
+
+/*
  * umcg_member: one thread of a group, in the truth map. BPF writes all of it.
  *
  * `word`: as the system group's, with its own edges, made in
@@ -140,7 +200,11 @@ struct umcg_member {
 	u64 target;		/* as it was read: Id, or enum umcg_wait */
 	u64 deadline_ns;	/* CLOCK_MONOTONIC, as it was read; ~0 = none */
 	u64 parked_ns;		/* when held, or RUNNABLE since */
-	u64 kick;		/* the word of the RUNNING stint that has to end */
+	union {
+		u64 kick;	/* worker: the word of the RUNNING stint that has to end */
+		u64 idle;	/* server: see enum umcg_idle_kind. The record's, so it
+				 * outlives the server: the next one's may be linked yet */
+	};
 	u64 slot_end_ns;	/* server: when the slot's budget is used up */
 
 	u64 slot_v;		/* server: the slot's place in the system policy */
@@ -213,7 +277,7 @@ struct umcg_group {
 	u32 share;		/* of its slots, in percent of a thread's weight, 1..10000 */
 	u32 full;		/* 0: partial mode, members must be SCHED_EXT */
 	u64 servers;		/* bit (index - 1): registered */
-	u64 idle;		/* bit (index - 1): waits for an event */
+	u64 idle;		/* mask: bit (index - 1): waits for an event */
 	u64 tat_ns;		/* token bucket of wakes and kicks */
 	u32 cursor;		/* where to look for a free worker record; all used ones are
 				 * below it, counted from the first one */
@@ -221,10 +285,12 @@ struct umcg_group {
 	u64 shared;		/* edges to RUNNING beside another of that server: a bug */
 	u32 uid;		/* who made it */
 	u8 name[32];		/* for people, ends with 0 */
-	u32 pad0;
+	u32 idle_kind;		/* enum umcg_idle_kind */
+	u64 idle_top;		/* stack: tag << 32 | index */
 	u64 stuck;		/* bit (index - 1): sleeps uninterruptibly in the kernel, maybe
 				 * for a lock that a worker has: these are not held then */
-	u32 pad[18];
+	u32 idle_end;		/* the highest index that a server has had */
+	u32 pad[15];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */
@@ -234,6 +300,7 @@ enum umcg_call_op {
 	UMCG_CALL_WAKE = 3,		/* target, cookie = gen << 32 | group; any member, or */
 	UMCG_CALL_KICK = 4,		/* any thread that gave a token last: ATTACH */
 	UMCG_CALL_ATTACH = 5,		/* token: may call wake and kick, a member elsewhere too */
+	UMCG_CALL_COLLECT = 6,		/* of the group of cookie: see enum umcg_idle_kind */
 };
 
 enum umcg_call_answer {

@@ -125,8 +125,10 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	}
 	slot_store(m, t);
 	member_edge(m, FROM_ANY, UMCG_IDLE, 0, now, &seen);
-	if (m->op == UMCG_OP_NEXT)
-		__sync_fetch_and_or(&head->idle, server_bit(t->member));
+	if (m->op == UMCG_OP_NEXT && !idle_put(head, truth, m, t->member)) {
+		m->op = UMCG_OP_NONE;
+		return false;	/* it asks again */
+	}
 	hold(m, now);
 	if (m->op == UMCG_OP_NEXT ? !has_news(desk) : !!READ_ONCE(m->cur))
 		return true;
@@ -339,8 +341,7 @@ static __always_inline void server_running_app(struct umcg_task *t,
 	head = group_head(truth);
 	if (!head)
 		return;
-	if (READ_ONCE(head->idle) & server_bit(t->member))
-		__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+	idle_drop(head, truth, m, t->member);
 	unjam(head, t->member);
 }
 
@@ -369,7 +370,7 @@ __weak int member_running(struct task_struct *p __arg_trusted,
 		if (s)
 			s->slot_end_ns = now + p->scx.slice;
 	}
-	if (kick_stands(m))
+	if (t->kind == UMCG_K_GWORKER && kick_stands(m))
 		scx_bpf_task_set_slice(p, 0);
 	return 0;
 }
@@ -451,22 +452,18 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 					void *truth, struct umcg_member *m)
 {
 	void *desks = desks_of(t);
+	u32 wi = umcg_xchg(&m->cur, 0);
 	struct umcg_member *w;
-	struct umcg_desk *desk;
-	u32 wi = umcg_xchg(&m->cur, 0), si;
 
 	__sync_fetch_and_and(&head->servers, ~server_bit(t->member));
-	__sync_fetch_and_and(&head->idle, ~server_bit(t->member));
+	idle_drop(head, truth, m, t->member);
 	unjam(head, t->member);
 	w = wi ? member_at(truth, wi) : NULL;
 	if (w)
 		umcg_cmpxchg(&w->slot, t->member, 0);
-	si = whom_to_tell(head, 0);
-	desk = si && desks ? desk_at(desks, si) : NULL;
-	if (!desk)
-		return;
-	umcg_xchg(&desk->resync, 1);
-	server_poke(head, truth, desks, si);
+	if (desks)
+		have_adopted(head, truth, desks);
+	/* pairs with tell() */
 }
 
 /* Worker @m leaves without a slot: the notice, for whoever takes its desk off a list. */

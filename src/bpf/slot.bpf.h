@@ -9,7 +9,7 @@
  *             its next dispatch takes; only dispatch can queue a held task;
  *          4. tell: a worker that may run again, or has left without a slot, is
  *             linked on a server's list.
- * State:   umcg_member.slot/cur/held/ev_*, umcg_group.idle, umcg_cpu.due, desks.
+ * State:   umcg_member.slot/cur/held/ev_*, umcg_cpu.due, desks.
  * Called from: dispatch, enqueue, quiescent, disable (rq lock); timer; SYSCALL
  *          programs under RCU.
  * Races:   server parks in run()       | its worker leaves, maybe elsewhere
@@ -32,7 +32,7 @@
 #ifndef __UMCG_SLOT_BPF_H
 #define __UMCG_SLOT_BPF_H
 
-#include "group.bpf.h"
+#include "gidle.bpf.h"
 #include "idle.bpf.h"
 
 #define SLOT_MIN_NS (50 * NSEC_PER_USEC)
@@ -274,16 +274,15 @@ static __always_inline bool has_news(const struct umcg_desk *desk)
 	return READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) || READ_ONCE(desk->poked);
 }
 
-/* Server @si waits for events: has it look at its list. */
-static __always_inline void server_poke(struct umcg_group *head, void *truth,
-					void *desks, u32 si)
+/* Server @si has news: if it waits for events, it looks. One with a worker looks later. */
+static __always_inline void server_poke(void *truth, void *desks, u32 si)
 {
 	struct umcg_member *s = member_at(truth, si);
 	struct umcg_desk *desk;
 
-	if (!s || s->kind != UMCG_M_SERVER || !(READ_ONCE(head->idle) & server_bit(si)))
+	if (!s || s->kind != UMCG_M_SERVER || READ_ONCE(s->cur))
 		return;
-	if (unhold(s)) {
+	if (READ_ONCE(s->op) == UMCG_OP_NEXT && unhold(s)) {
 		release_to(s);
 		return;
 	}
@@ -293,18 +292,33 @@ static __always_inline void server_poke(struct umcg_group *head, void *truth,
 	/* pairs with server_hold(), and with the library's poll() */
 }
 
-/* The server that is told of a worker: its home, an idle one, any. 0 = none. */
-static __always_inline u32 whom_to_tell(const struct umcg_group *head, u32 home)
+static __always_inline bool is_live(const struct umcg_group *head, u32 server)
 {
-	u64 live = READ_ONCE(head->servers), idle = READ_ONCE(head->idle) & live;
+	return READ_ONCE(head->servers) & server_bit(server);
+}
 
-	if (!live)
-		return 0;
-	if (!home || home > UMCG_GROUP_SERVERS || !(live & server_bit(home)))
-		home = __builtin_ctzll(live) + 1;
-	if (!idle || (idle & server_bit(home)))
+/* @home, or another server if it has left. 0: there is none. */
+static __always_inline u32 live_home(const struct umcg_group *head, void *truth, u32 home)
+{
+	struct umcg_member *s = home ? member_at(truth, home) : NULL;
+	u64 live = READ_ONCE(head->servers);
+
+	if (s && s->kind == UMCG_M_SERVER)
 		return home;
-	return __builtin_ctzll(idle) + 1;
+	return live ? __builtin_ctzll(live) + 1 : 0;
+}
+
+/* RUNNABLE workers may be on no server's list, or on that of one that has left. */
+static __always_inline void have_adopted(const struct umcg_group *head, void *truth,
+					 void *desks)
+{
+	u32 si = live_home(head, truth, 0);
+	struct umcg_desk *desk = si ? desk_at(desks, si) : NULL;
+
+	if (!desk)
+		return;	/* the first server that registers walks the truth */
+	umcg_xchg(&desk->resync, 1);
+	server_poke(truth, desks, si);
 }
 
 /* Links the worker, unless a live server has it on its list: that one will look. */
@@ -340,12 +354,16 @@ static __always_inline void desk_push(struct umcg_group *head, struct umcg_desk 
 	/* pairs with the library's drain: queued = 0 (full), then reads the word */
 }
 
+/*
+ * A server that waits, the worker's home if it does; else its home, which looks when it
+ * has its slot back. One that is linked at a live server is for that one.
+ */
 static __always_inline void tell(u32 g, u32 idx, u32 home)
 {
 	struct umcg_desk *list, *w;
 	struct umcg_group *head;
 	void *truth, *desks;
-	u32 si;
+	u32 si, owner;
 
 	truth = bpf_map_lookup_elem(&umcg_truths, &g);
 	desks = bpf_map_lookup_elem(&umcg_desks, &g);
@@ -354,15 +372,27 @@ static __always_inline void tell(u32 g, u32 idx, u32 home)
 	head = group_head(truth);
 	if (!head)
 		return;
-	si = whom_to_tell(head, home);
-	if (!si)
+	home = live_home(head, truth, home);
+	if (!home)
 		return;	/* the first server that registers walks the truth */
-	list = desk_at(desks, si);
 	w = desk_at(desks, idx);
-	if (!list || !w)
+	if (!w)
+		return;
+	owner = READ_ONCE(w->queued);
+	if (owner && owner <= UMCG_GROUP_SERVERS && is_live(head, owner)) {
+		count(lst_dup);
+		server_poke(truth, desks, owner);
+		return;
+	}
+	si = idle_take(head, truth, home).server ?: home;
+	list = desk_at(desks, si);
+	if (!list)
 		return;
 	desk_push(head, list, si, w, idx);
-	server_poke(head, truth, desks, READ_ONCE(w->queued) ?: si);
+	server_poke(truth, desks, si);
+	if (!is_live(head, si))
+		have_adopted(head, truth, desks);
+	/* pairs with server_hold() and server_gone() */
 }
 
 /* Worker @idx is RUNNABLE, or has left: a server hears of it, once. */

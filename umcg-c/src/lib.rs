@@ -173,12 +173,7 @@ unsafe fn config_of(config: *const umcg_config) -> Result<GroupConfig, c_int> {
     if config.share != 0 {
         made.share = config.share;
     }
-    made.idle = match config.idle {
-        0 => Idle::Stack,
-        1 => Idle::Ring,
-        2 => Idle::Mask,
-        _ => return Err(errno(ErrorKind::Invalid)),
-    };
+    made.idle = Idle::from_number(config.idle).ok_or_else(|| errno(ErrorKind::Invalid))?;
     if config.preempt_signal != 0 {
         made.preempt = Preempt::Signal(config.preempt_signal as i32);
     }

@@ -70,6 +70,9 @@ enum {
 	UMCG_MODE_KERNEL_FULL = 2,
 };
 
+/* Which server that waits for events gets a woken worker whose home does not wait: the one
+ * that waits for the shortest time, the next one in a circle, the one of lowest number.
+ * docs/idle-servers.md tells what a wake costs with each. */
 enum { UMCG_IDLE_STACK = 0, UMCG_IDLE_RING = 1, UMCG_IDLE_MASK = 2 };
 
 #define UMCG_FUTEX_ONLY 0x1 /* never ask for the daemon */

@@ -102,6 +102,7 @@ impl Home {
             max_members: futex.book().max_members(),
             name: futex.book().name(),
             share: futex.book().header().share.load(Relaxed),
+            idle: futex.book().idle(),
             ..GroupConfig::default()
         };
         let home = Self::over(futex, config);

@@ -296,7 +296,11 @@ pub const umcg_counter_UMCG_C_grp_requeued: umcg_counter = 56;
 pub const umcg_counter_UMCG_C_grp_refused: umcg_counter = 57;
 pub const umcg_counter_UMCG_C_grp_unheld: umcg_counter = 58;
 pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 59;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 60;
+pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 60;
+pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 61;
+pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 62;
+pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 63;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 64;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -348,12 +352,12 @@ pub struct umcg_cpu {
     pub parked_weight: u64_,
     pub due: u64_,
     pub __bindgen_padding_0: [u8; 32usize],
-    pub cnt: [u64_; 60usize],
+    pub cnt: [u64_; 64usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1856usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1920usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -408,7 +412,7 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 208usize];
     ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 216usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 736usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 768usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
@@ -496,6 +500,8 @@ const _: () = {
 };
 pub const umcg_group_limits_UMCG_MAX_GROUPS: umcg_group_limits = 256;
 pub const umcg_group_limits_UMCG_GROUP_SERVERS: umcg_group_limits = 64;
+pub const umcg_group_limits_UMCG_IDLE_SERVERS: umcg_group_limits = 1024;
+pub const umcg_group_limits_UMCG_IDLE_POPS: umcg_group_limits = 16;
 pub const umcg_group_limits_UMCG_GROUP_WORKERS: umcg_group_limits = 16384;
 pub const umcg_group_limits_UMCG_MAX_BELLS: umcg_group_limits = 4096;
 pub type umcg_group_limits = ::std::os::raw::c_uint;
@@ -533,8 +539,18 @@ pub const umcg_reason_UMCG_R_RESCUED: umcg_reason = 11;
 pub const umcg_reason_UMCG_R_REFUSED: umcg_reason = 12;
 pub const umcg_reason_UMCG_R_UNBLOCKED: umcg_reason = 13;
 pub type umcg_reason = ::std::os::raw::c_uint;
+pub const umcg_idle_kind_UMCG_IDLE_STACK: umcg_idle_kind = 0;
+pub const umcg_idle_kind_UMCG_IDLE_RING: umcg_idle_kind = 1;
+pub const umcg_idle_kind_UMCG_IDLE_MASK: umcg_idle_kind = 2;
+pub const umcg_idle_kind_UMCG_NR_IDLE_KINDS: umcg_idle_kind = 3;
+pub type umcg_idle_kind = ::std::os::raw::c_uint;
+pub const umcg_entry_UMCG_E_OUT: umcg_entry = 0;
+pub const umcg_entry_UMCG_E_WAITS: umcg_entry = 1;
+pub const umcg_entry_UMCG_E_DELETED: umcg_entry = 2;
+pub const umcg_entry_UMCG_E_BELOW_SHIFT: umcg_entry = 32;
+pub type umcg_entry = ::std::os::raw::c_uint;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Copy, Clone)]
 pub struct umcg_member {
     pub word: u64_,
     pub since_ns: u64_,
@@ -557,7 +573,7 @@ pub struct umcg_member {
     pub target: u64_,
     pub deadline_ns: u64_,
     pub parked_ns: u64_,
-    pub kick: u64_,
+    pub __bindgen_anon_1: umcg_member__bindgen_ty_1,
     pub slot_end_ns: u64_,
     pub slot_v: u64_,
     pub slot_cpu: s32,
@@ -570,6 +586,23 @@ pub struct umcg_member {
     pub ev_reason: u32_,
     pub ev_nr: s32,
 }
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union umcg_member__bindgen_ty_1 {
+    pub kick: u64_,
+    pub idle: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_member__bindgen_ty_1"]
+        [::std::mem::size_of::<umcg_member__bindgen_ty_1>() - 8usize];
+    ["Alignment of umcg_member__bindgen_ty_1"]
+        [::std::mem::align_of::<umcg_member__bindgen_ty_1>() - 8usize];
+    ["Offset of field: umcg_member__bindgen_ty_1::kick"]
+        [::std::mem::offset_of!(umcg_member__bindgen_ty_1, kick) - 0usize];
+    ["Offset of field: umcg_member__bindgen_ty_1::idle"]
+        [::std::mem::offset_of!(umcg_member__bindgen_ty_1, idle) - 0usize];
+};
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of umcg_member"][::std::mem::size_of::<umcg_member>() - 192usize];
@@ -600,7 +633,6 @@ const _: () = {
         [::std::mem::offset_of!(umcg_member, deadline_ns) - 96usize];
     ["Offset of field: umcg_member::parked_ns"]
         [::std::mem::offset_of!(umcg_member, parked_ns) - 104usize];
-    ["Offset of field: umcg_member::kick"][::std::mem::offset_of!(umcg_member, kick) - 112usize];
     ["Offset of field: umcg_member::slot_end_ns"]
         [::std::mem::offset_of!(umcg_member, slot_end_ns) - 120usize];
     ["Offset of field: umcg_member::slot_v"]
@@ -684,9 +716,11 @@ pub struct umcg_group {
     pub shared: u64_,
     pub uid: u32_,
     pub name: [u8_; 32usize],
-    pub pad0: u32_,
+    pub idle_kind: u32_,
+    pub idle_top: u64_,
     pub stuck: u64_,
-    pub pad: [u32_; 18usize],
+    pub idle_end: u32_,
+    pub pad: [u32_; 15usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -708,15 +742,21 @@ const _: () = {
     ["Offset of field: umcg_group::shared"][::std::mem::offset_of!(umcg_group, shared) - 64usize];
     ["Offset of field: umcg_group::uid"][::std::mem::offset_of!(umcg_group, uid) - 72usize];
     ["Offset of field: umcg_group::name"][::std::mem::offset_of!(umcg_group, name) - 76usize];
-    ["Offset of field: umcg_group::pad0"][::std::mem::offset_of!(umcg_group, pad0) - 108usize];
-    ["Offset of field: umcg_group::stuck"][::std::mem::offset_of!(umcg_group, stuck) - 112usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 120usize];
+    ["Offset of field: umcg_group::idle_kind"]
+        [::std::mem::offset_of!(umcg_group, idle_kind) - 108usize];
+    ["Offset of field: umcg_group::idle_top"]
+        [::std::mem::offset_of!(umcg_group, idle_top) - 112usize];
+    ["Offset of field: umcg_group::stuck"][::std::mem::offset_of!(umcg_group, stuck) - 120usize];
+    ["Offset of field: umcg_group::idle_end"]
+        [::std::mem::offset_of!(umcg_group, idle_end) - 128usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 132usize];
 };
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;
 pub const umcg_call_op_UMCG_CALL_WAKE: umcg_call_op = 3;
 pub const umcg_call_op_UMCG_CALL_KICK: umcg_call_op = 4;
 pub const umcg_call_op_UMCG_CALL_ATTACH: umcg_call_op = 5;
+pub const umcg_call_op_UMCG_CALL_COLLECT: umcg_call_op = 6;
 pub type umcg_call_op = ::std::os::raw::c_uint;
 pub const umcg_call_answer_UMCG_WAKE_DONE: umcg_call_answer = 0;
 pub const umcg_call_answer_UMCG_WAKE_FUTEX: umcg_call_answer = 1;

@@ -48,6 +48,7 @@
 
 #[allow(
     missing_docs,
+    missing_debug_implementations,
     non_camel_case_types,
     non_upper_case_globals,
     clippy::all,
@@ -71,6 +72,9 @@ pub(crate) mod futex;
 pub mod group;
 #[cfg(not(loom))]
 pub(crate) mod home;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod idle;
 #[cfg(not(loom))]
 pub mod kernel;
 pub mod list;

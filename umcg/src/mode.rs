@@ -73,16 +73,44 @@ impl fmt::Display for Why {
     }
 }
 
-/// Which servers a waker finds when the home server of a worker is busy.
+/// How the servers of a group that wait for events are kept, and so which of them gets a
+/// woken worker whose home server does not wait. Each is taken by one waker at a time.
+///
+/// What a wake costs with each stands in `docs/idle-servers.md`. In futex-only mode, where
+/// a thread may be killed between any two steps, all three are choices over one mask.
+#[doc(alias = "umcg_idle_kind")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Idle {
-    /// The one that went idle last.
+    /// The one that waits for the shortest time: Oskolkov's stack of July 2021.
     #[default]
     Stack,
-    /// The next one in a fixed circle.
+    /// The next one from its home in a fixed circle: Zijlstra's of July 2021. If none
+    /// waits, in kernel mode the first one that runs its own code hears of it.
     Ring,
-    /// Any, by a bit mask.
+    /// The one with the lowest number.
     Mask,
+}
+
+impl Idle {
+    /// As in `enum umcg_idle_kind`.
+    #[doc(alias = "umcg_idle_kind")]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Stack => 0,
+            Self::Ring => 1,
+            Self::Mask => 2,
+        }
+    }
+
+    /// What [`number`](Self::number) says.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Stack),
+            1 => Some(Self::Ring),
+            2 => Some(Self::Mask),
+            _ => None,
+        }
+    }
 }
 
 /// How a running worker is forced off where the kernel does not do it.

@@ -29,14 +29,14 @@ use crate::word::{State, Word, edge};
 const ME: u32 = 0;
 const OTHER: u32 = 1;
 
-fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(body);
 }
 
 /// A thread that shares `it`.
-fn spawn<S: Send + Sync + 'static, T: 'static>(
+pub(crate) fn spawn<S: Send + Sync + 'static, T: 'static>(
     it: &Arc<S>,
     body: impl FnOnce(&S) -> T + 'static,
 ) -> JoinHandle<T> {
@@ -45,18 +45,18 @@ fn spawn<S: Send + Sync + 'static, T: 'static>(
 }
 
 /// How often a path was taken, over all executions of a model.
-struct Reached(AtomicUsize);
+pub(crate) struct Reached(AtomicUsize);
 
 impl Reached {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicUsize::new(0))
     }
 
-    fn add(&self, times: usize) {
+    pub(crate) fn add(&self, times: usize) {
         self.0.fetch_add(times, Std::Relaxed);
     }
 
-    fn check(&self, what: &str) {
+    pub(crate) fn check(&self, what: &str) {
         assert_ne!(
             self.0.load(Std::Relaxed),
             0,

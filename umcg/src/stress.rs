@@ -21,10 +21,10 @@ const PUSHERS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A small generator, so that runs repeat.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-fn random(seed: u32) -> Random {
+pub(crate) fn random(seed: u32) -> Random {
     Random(0x9e37_79b9_7f4a_7c15 ^ u64::from(seed) << 20)
 }
 
@@ -212,7 +212,7 @@ fn list_stress_two_servers_share_workers() {
 }
 
 /// Spins, and gives the CPU up now and then: true.
-fn pause(spins: u32) -> bool {
+pub(crate) fn pause(spins: u32) -> bool {
     hint::spin_loop();
     let often = spins.is_multiple_of(256);
     if often {

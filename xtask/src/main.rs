@@ -13,6 +13,7 @@ mod cache;
 mod gate;
 mod kernels;
 mod lib_task;
+mod plot;
 mod proc;
 mod run;
 mod setup;
@@ -50,6 +51,8 @@ enum Task {
     Gate(gate::Args),
     /// Build and install the client library for C
     Lib(lib_task::Args),
+    /// Draw the curves of docs/idle-servers.md from what its tests measured
+    Plot(plot::Args),
     /// Check the rules of the house that no compiler checks
     Tidy(tidy::Args),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Gate(args) => gate::run(&args),
         Task::Lib(args) => lib_task::run(&args),
+        Task::Plot(args) => plot::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };
     done.unwrap_or_else(|err| {

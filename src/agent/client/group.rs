@@ -287,9 +287,11 @@ impl Group {
             shared: 0,
             uid,
             name,
-            pad0: 0,
+            idle_kind: request.idle,
+            idle_top: 0,
+            idle_end: 0,
             stuck: 0,
-            pad: [0; 18],
+            pad: [0; 15],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

@@ -214,7 +214,10 @@ impl Clients {
             return Err(libc::EALREADY);
         }
         let most = intf::umcg_group_limits_UMCG_GROUP_WORKERS;
-        if !(1..=65535).contains(&request.max_members) || !(1..=10_000).contains(&request.share) {
+        if !(1..=65535).contains(&request.max_members)
+            || !(1..=10_000).contains(&request.share)
+            || umcg::Idle::from_number(request.idle).is_none()
+        {
             return Err(libc::EINVAL);
         }
         if request.share > 100 && peer.uid != 0 {

@@ -27,11 +27,16 @@ use crate::hammer_skel::HammerSkelBuilder;
 use crate::harness::{Verdict, metric};
 
 pub const TESTS: &[Test] = &[
-    short("vm_hammer_list_loses_no_notice", "storm", 20, list),
-    short("vm_hammer_ring_takes_each_once", "storm", 20, ring),
-    short("vm_hammer_claim_has_one_holder", "storm", 15, claim),
-    short("vm_hammer_sleep_loses_no_wake", "storm", 20, sleep),
-    short("vm_hammer_near_walks_nearest_first", "storm", 3, near),
+    short("vm_hammer_list_loses_no_notice", "hammer,newest", 20, list),
+    short("vm_hammer_ring_takes_each_once", "hammer,newest", 20, ring),
+    short("vm_hammer_claim_has_one_holder", "hammer,newest", 15, claim),
+    short("vm_hammer_sleep_loses_no_wake", "hammer,newest", 20, sleep),
+    short(
+        "vm_hammer_near_walks_nearest_first",
+        "hammer,newest",
+        3,
+        near,
+    ),
 ];
 
 const OPS: u64 = 100_000;

@@ -27,6 +27,8 @@ mod gone;
 mod group;
 mod hammer;
 mod hostile;
+mod idle;
+mod idle_group;
 mod kernel;
 mod late;
 mod library;
@@ -133,6 +135,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         decide::TESTS,
         policy::TESTS,
         hammer::TESTS,
+        idle::TESTS,
+        idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
         library::TESTS,

@@ -205,12 +205,7 @@ impl Book {
         let header = book.header();
         header.max_members.store(max_members, Relaxed);
         header.pid_namespace.store(pid_namespace(), Relaxed);
-        let idle = match config.idle {
-            Idle::Stack => 0,
-            Idle::Ring => 1,
-            Idle::Mask => 2,
-        };
-        header.idle.store(idle, Relaxed);
+        header.idle.store(config.idle.number(), Relaxed);
         header.signal.store(signal, Relaxed);
         header.share.store(config.share, Relaxed);
         header.futex_only.store(config.futex_only.into(), Relaxed);
@@ -304,6 +299,11 @@ impl Book {
         let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(31);
         String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+
+    /// The idle structure that it was created with.
+    pub(crate) fn idle(&self) -> Idle {
+        Idle::from_number(self.header().idle.load(Relaxed)).unwrap_or_default()
     }
 
     /// Takes a free record for the calling thread; its word stays NONE.

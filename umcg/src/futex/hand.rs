@@ -19,6 +19,7 @@ use super::park::unpark;
 use crate::clock;
 use crate::event::{Id, Reason};
 use crate::list::Pushed;
+use crate::mode::Idle;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::fence;
 use crate::word::{State, Word};
@@ -81,20 +82,20 @@ impl FutexGroup {
         if idlers.is_empty() {
             return None;
         }
-        match header.idle.load(Relaxed) {
-            0 => {
+        match self.book.idle() {
+            Idle::Stack => {
                 let since = |&slot: &usize| self.book.servers()[slot].since_ns.load(Relaxed);
                 let newest = idlers.iter().max_by_key(since)?;
                 idlers.take(newest).then_some(newest)
             }
-            1 => {
+            Idle::Ring => {
                 let start = header.rotor.load(Relaxed) as usize;
                 let after = idlers.iter().find(|&slot| slot > start);
                 let next = after.or_else(|| idlers.iter().next())?;
                 header.rotor.store(next as u32, Relaxed);
                 idlers.take(next).then_some(next)
             }
-            _ => None,
+            Idle::Mask => None,
         }
         // Another lister was quicker, or it is a mask: any will do.
         .or_else(|| idlers.iter().find(|&slot| idlers.take(slot)))

@@ -86,6 +86,7 @@ impl std::fmt::Debug for Wanted {
 pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
     let mut request = Request::new(Op::Create);
     (request.max_members, request.share) = (config.max_members, config.share);
+    request.idle = config.idle.number();
     // One byte less than there is room for: book.rs refuses longer ones.
     for (to, from) in request.name.iter_mut().zip(config.name.bytes().take(31)) {
         *to = from;

@@ -62,6 +62,8 @@ pub struct Request {
     pub max_members: u32,
     /// CREATE: its slots' weight in percent of a thread's, 1..=10000; above 100 for root.
     pub share: u32,
+    /// CREATE: `enum umcg_idle_kind`.
+    pub idle: u32,
     /// JOIN, WAKE, KICK: which group.
     pub ticket: [u8; 32],
     /// CREATE: for people, ends with 0.
@@ -159,6 +161,7 @@ impl Request {
             token: [0; 2],
             max_members: 0,
             share: 100,
+            idle: 0,
             ticket: [0; 32],
             name: [0; 32],
         }
@@ -182,6 +185,7 @@ impl Request {
         put(&mut out, 96, &self.token[0].to_le_bytes());
         put(&mut out, 104, &self.token[1].to_le_bytes());
         put(&mut out, 112, &self.thread.to_le_bytes());
+        put(&mut out, 116, &self.idle.to_le_bytes());
         out
     }
 
@@ -209,6 +213,7 @@ impl Request {
             name: bytes_at(from, 64),
             token: [u64_at(from, 96), u64_at(from, 104)],
             thread: u32_at(from, 112).cast_signed(),
+            idle: u32_at(from, 116),
         })
     }
 }
@@ -287,7 +292,7 @@ mod tests {
     fn message_encoded_and_decoded_is_the_same() {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count, request.ticket) = (2, 16, ticket(3, 5, [7, 9]));
-        (request.share, request.name) = (40, [b'n'; 32]);
+        (request.share, request.idle, request.name) = (40, 2, [b'n'; 32]);
         (request.target, request.thread, request.token) = (23, -29, [31, 37]);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
         let mut reply = Reply::error(-5);

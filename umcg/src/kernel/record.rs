@@ -8,7 +8,7 @@ use crate::word::{TIMEDOUT, Word};
 
 /// A member, in the truth map: read only here.
 #[doc(alias = "umcg_member")]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C)]
 pub struct Truth {
     pub word: AtomicU64,
@@ -32,6 +32,7 @@ pub struct Truth {
     pub target: AtomicU64,
     pub deadline_ns: AtomicU64,
     pub parked_ns: AtomicU64,
+    /// A server's: its entry in the idle structure, `idle` in C.
     pub kick: AtomicU64,
     pub slot_end_ns: AtomicU64,
     pub slot_v: AtomicU64,
@@ -95,7 +96,11 @@ pub struct Head {
     pub shared: AtomicU64,
     pub uid: AtomicU32,
     pub name: [AtomicU8; 32],
-    _pad: [u32; 21],
+    pub idle_kind: AtomicU32,
+    pub idle_top: AtomicU64,
+    pub stuck: AtomicU64,
+    pub idle_end: AtomicU32,
+    _pad: [u32; 15],
 }
 
 macro_rules! same_place {
@@ -135,7 +140,6 @@ same_place!(
         target,
         deadline_ns,
         parked_ns,
-        kick,
         slot_end_ns,
         slot_v,
         slot_cpu,
@@ -174,6 +178,10 @@ same_place!(
     umcg_group,
     [
         abi, group, epoch, gen_, capacity, share, full, servers, idle, tat_ns, cursor, members,
-        shared, uid, name,
+        shared, uid, name, idle_kind, idle_top, idle_end,
     ]
+);
+/// `kick` and `idle` share a place in C.
+const _: () = assert!(
+    std::mem::offset_of!(Truth, kick) == std::mem::offset_of!(intf::umcg_member, __bindgen_anon_1)
 );

@@ -11,6 +11,8 @@ use crate::word::{self, State, Word};
 
 /// Hand-overs that found their CPU with other work queued are asked for again.
 const RETRIES: u32 = 64;
+/// State of an entry on the stack of idle servers.
+const DELETED: u32 = intf::umcg_entry_UMCG_E_DELETED;
 
 impl KernelGroup {
     /// Writes the calling thread's request and gives the CPU up. False: BPF did not see it.
@@ -178,6 +180,7 @@ impl KernelGroup {
                 return Ok(event);
             }
             if deadline_ns == 0 || sys::now_ns() >= deadline_ns {
+                self.collect();
                 return Err(Error::new(ErrorKind::TimedOut, "next_event", 0));
             }
             let op = intf::umcg_op_UMCG_OP_NEXT;
@@ -209,6 +212,21 @@ impl KernelGroup {
             }
             desk.asleep.swap(0, AcqRel);
         }
+    }
+
+    /// The user's part of a stack of idle servers: entries on top of it that are deleted
+    /// go. Their servers, maybe this one, went on without a wake, or were woken by number.
+    fn collect(&self) {
+        let head = self.head();
+        let top = head.idle_top.load(Acquire) as u32;
+        if top == 0 || self.truth(top).kick.load(Acquire) as u32 != DELETED {
+            return; // also where it is no stack
+        }
+        // No matter if it comes too fast: the next one does it, or a waker.
+        let _ = self.run_call(
+            &mut self.call(intf::umcg_call_op_UMCG_CALL_COLLECT, 0),
+            "next_event",
+        );
     }
 
     /// The oldest worker on the list that is RUNNABLE, or has left without a slot.

@@ -58,7 +58,7 @@ impl KernelGroup {
     /// for events.
     fn is_unserved(&self) -> bool {
         let head = self.head();
-        let (servers, idle) = (head.servers.load(Acquire), head.idle.load(Relaxed));
+        let servers = head.servers.load(Acquire);
         let away = |index: u32| {
             let server = self.truth(index);
             let word = Word(server.word.load(Acquire));
@@ -66,10 +66,9 @@ impl KernelGroup {
                 && server.cur.load(Relaxed) == 0
                 && word.elapsed(sys::now_ns()) > HUNG_NS
         };
-        servers & idle == 0
-            && (1..=SERVERS)
-                .filter(|index| servers >> (index - 1) & 1 == 1)
-                .all(away)
+        (1..=SERVERS)
+            .filter(|index| servers >> (index - 1) & 1 == 1)
+            .all(away)
     }
 
     /// It was let run while it waits: to take a wake that came just then, or to sleep.

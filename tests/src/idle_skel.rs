@@ -1,0 +1,11 @@
+//! The skeleton that libbpf-cargo generates from `bpf/idle.bpf.c`.
+#![allow(missing_docs, missing_debug_implementations)]
+#![allow(
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn
+)]
+#![allow(dead_code, unused_imports, non_snake_case, non_camel_case_types)]
+
+include!(concat!(env!("OUT_DIR"), "/idle_skel.rs"));
