@@ -82,7 +82,10 @@ impl<'a, 'i> Section<'a, 'i> {
         let value = self.table.get(key)?;
         self.spans.insert(key, value.span());
         let table = value.get_ref().as_table();
-        if table.is_none() {
+        if table.is_some() {
+            let line = found.place(value.span().start).line;
+            self.origins.insert(key, Origin::File(line));
+        } else {
             let text = format!("{key} = {}: no table", found.quote(&value.span()));
             found.error(&value.span(), text);
         }

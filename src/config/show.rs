@@ -56,9 +56,25 @@ pub fn text(config: &Config) -> String {
     );
     for group in &config.groups {
         out += "\n[[group]]\n";
-        rows(&mut out, &group_rows(group), &group.origins, file);
+        let origins = with_inherited(&group.origins, &config.daemon.origins);
+        rows(&mut out, &group_rows(group), &origins, file);
     }
     out
+}
+
+/// What a group does not say holds as the daemon's does, from where that comes.
+fn with_inherited(own: &Origins, daemon: &Origins) -> Origins {
+    let mut all = own.clone();
+    let policy = match own.contains_key("policy") {
+        true => &[][..],
+        false => &["policy", "decide"],
+    };
+    for &key in ["slice_us", "quantum_us", "preempt"].iter().chain(policy) {
+        if let (false, Some(origin)) = (own.contains_key(key), daemon.get(key)) {
+            all.insert(key, *origin);
+        }
+    }
+    all
 }
 
 fn rows(out: &mut String, rows: &[(&str, String)], origins: &Origins, file: Option<&Path>) {

@@ -82,7 +82,12 @@ fn config_flags_override_the_file_and_say_so() {
     assert!(line("slice_us = 1000").ends_with("# flag"), "{text}");
     assert!(line("timeout_ms = 10000").ends_with("# default"), "{text}");
     assert!(line("stats = 2").ends_with("# file:5"), "{text}");
-    assert!(line("match = { cgroup").ends_with("# default"), "{text}");
+    assert!(line("match = { cgroup").ends_with("# file:9"), "{text}");
+    let groups = text.split_once("[[group]]").unwrap().1;
+    assert!(
+        groups.contains("slice_us = 1000                  # flag"),
+        "{text}"
+    );
 }
 
 #[test]
