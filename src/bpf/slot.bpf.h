@@ -297,6 +297,12 @@ static __always_inline bool is_live(const struct umcg_group *head, u32 server)
 	return READ_ONCE(head->servers) & server_bit(server);
 }
 
+/* A worker's link is on the list of @owner, which will look. */
+static __always_inline bool is_listed(const struct umcg_group *head, u32 owner)
+{
+	return owner && owner <= UMCG_GROUP_SERVERS && is_live(head, owner);
+}
+
 /* @home, or another server if it has left. 0: there is none. */
 static __always_inline u32 live_home(const struct umcg_group *head, void *truth, u32 home)
 {
@@ -330,7 +336,7 @@ static __always_inline void desk_push(struct umcg_group *head, struct umcg_desk 
 	int i;
 
 	if (owner) {
-		if (owner <= UMCG_GROUP_SERVERS && (head->servers & server_bit(owner))) {
+		if (is_listed(head, owner)) {
 			count(lst_dup);
 			return;
 		}
@@ -379,7 +385,7 @@ static __always_inline void tell(u32 g, u32 idx, u32 home)
 	if (!w)
 		return;
 	owner = READ_ONCE(w->queued);
-	if (owner && owner <= UMCG_GROUP_SERVERS && is_live(head, owner)) {
+	if (is_listed(head, owner)) {
 		count(lst_dup);
 		server_poke(truth, desks, owner);
 		return;

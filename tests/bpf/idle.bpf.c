@@ -70,6 +70,15 @@ static __always_inline void send(u32 server)
 	barrier_var(old);
 }
 
+/* The group, and its map. Under RCU. */
+static __always_inline struct umcg_group *made_up(void **truth)
+{
+	u32 g = GROUP;
+
+	*truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	return *truth ? group_head(*truth) : NULL;
+}
+
 /* One step of @server. */
 static __always_inline void serve(struct umcg_group *head, void *truth, u32 server,
 				  struct idle_call *sum)
@@ -108,14 +117,13 @@ SEC("syscall")
 int idle_serve(struct idle_call *call)
 {
 	struct idle_call sum = {};
-	u32 g = GROUP, first = call->first, span = call->span ?: 1;
+	u32 first = call->first, span = call->span ?: 1;
 	struct umcg_group *head;
 	void *truth;
 	int i;
 
 	bpf_rcu_read_lock();
-	truth = bpf_map_lookup_elem(&umcg_truths, &g);
-	head = truth ? group_head(truth) : NULL;
+	head = made_up(&truth);
 	if (head) {
 		bpf_for(i, 0, call->loops) {
 			__sink(sum.puts);
@@ -135,16 +143,15 @@ int idle_serve(struct idle_call *call)
 SEC("syscall")
 int idle_wait(struct idle_call *call)
 {
-	u32 g = GROUP, server = call->first;
+	u32 server = call->first;
 	struct umcg_group *head;
 	struct umcg_member *m;
 	void *truth;
 
 	bpf_rcu_read_lock();
-	truth = bpf_map_lookup_elem(&umcg_truths, &g);
-	head = truth ? group_head(truth) : NULL;
-	m = truth ? member_at(truth, server) : NULL;
-	if (head && m)
+	head = made_up(&truth);
+	m = head ? member_at(truth, server) : NULL;
+	if (m)
 		call->puts = idle_put(head, truth, m, server);
 	bpf_rcu_read_unlock();
 	return 0;
@@ -180,14 +187,13 @@ SEC("syscall")
 int idle_wake(struct idle_call *call)
 {
 	struct idle_call sum = {};
-	u32 g = GROUP, me = call->first % WAKERS, servers = call->servers;
+	u32 me = call->first % WAKERS, servers = call->servers;
 	struct umcg_group *head;
 	void *truth;
 	int i;
 
 	bpf_rcu_read_lock();
-	truth = bpf_map_lookup_elem(&umcg_truths, &g);
-	head = truth ? group_head(truth) : NULL;
+	head = made_up(&truth);
 	if (head) {
 		bpf_for(i, 0, call->loops) {
 			__sink(sum.takes);
@@ -234,9 +240,8 @@ int idle_cost(struct idle_call *call)
 	int i;
 
 	bpf_rcu_read_lock();
-	truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	head = made_up(&truth);
 	desks = bpf_map_lookup_elem(&umcg_desks, &g);
-	head = truth ? group_head(truth) : NULL;
 	if (head && desks) {
 		bpf_for(i, 0, call->loops) {
 			__sink(spent);

@@ -107,6 +107,16 @@ fn set_class(class: i32) {
     }
 }
 
+/// Gives task `tid`, 0 for the calling one, the lowest priority of SCHED_FIFO.
+pub fn fifo(tid: i32) -> Result<()> {
+    let param = libc::sched_param { sched_priority: 1 };
+    // SAFETY: param lives through the call.
+    let failed = unsafe { libc::sched_setscheduler(tid, libc::SCHED_FIFO, &raw const param) };
+    let error = std::io::Error::last_os_error();
+    ensure!(failed == 0, "sched_setscheduler: {error}");
+    Ok(())
+}
+
 /// A process that runs and sleeps in turn, with a timer slack of 1 ns.
 #[derive(Clone, Copy, Default)]
 pub struct Napper {

@@ -2,11 +2,12 @@
 //! functions of the scheduler, with no scheduler attached.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, libbpf_sys as sys};
+use libbpf_rs::{MapCore, MapFlags};
+use scx_umcg::agent::client::inner_map;
 use scx_umcg::shared::Mapping;
 use umcg::Idle;
 use umcg::intf;
@@ -14,7 +15,7 @@ use umcg::kernel::record::{Desk, Head, Truth};
 use umcg::sync::Ordering::Relaxed;
 use umcg::word::State;
 
-use crate::idle_skel::IdleSkelBuilder;
+use crate::skel::idle::IdleSkelBuilder;
 
 /// As `struct idle_call` in idle.bpf.c.
 #[repr(C)]
@@ -47,37 +48,14 @@ pub struct MadeUp {
     cost: OwnedFd,
 }
 
-fn inner_map(record: usize, capacity: u32) -> Result<OwnedFd> {
-    let opts = sys::bpf_map_create_opts {
-        sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,
-        map_flags: sys::BPF_F_MMAPABLE | sys::BPF_F_INNER_MAP,
-        ..Default::default()
-    };
-    // SAFETY: opts live through the call; the name is a C string.
-    let fd = unsafe {
-        sys::bpf_map_create(
-            sys::BPF_MAP_TYPE_ARRAY,
-            c"umcg_made_up".as_ptr(),
-            4,
-            record as u32,
-            capacity,
-            &raw const opts,
-        )
-    };
-    let error = || std::io::Error::from_raw_os_error(-fd);
-    ensure!(fd >= 0, "cannot make a map: {}", error());
-    // SAFETY: fd was just made and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 impl MadeUp {
     /// With `servers` of them and one worker; nobody waits, all have a worker.
     pub fn new(servers: u32) -> Result<Self> {
         let mut object = MaybeUninit::uninit();
         let skel = IdleSkelBuilder::default().open(&mut object)?.load()?;
         let capacity = servers + 2;
-        let truth = inner_map(size_of::<Truth>(), capacity)?;
-        let desks = inner_map(size_of::<Desk>(), capacity)?;
+        let truth = inner_map("umcg_made_up", size_of::<Truth>(), capacity)?;
+        let desks = inner_map("umcg_made_up", size_of::<Desk>(), capacity)?;
         for (outer, inner) in [
             (&skel.maps.umcg_truths, &truth),
             (&skel.maps.umcg_desks, &desks),

@@ -12,15 +12,14 @@ mod cast;
 mod cgroup;
 mod client;
 mod cyclic;
-mod hammer_skel;
 mod harness;
-mod idle_skel;
 mod leak;
 mod load;
 mod made_up;
 mod noise;
 mod race;
 mod seccomp;
+mod skel;
 mod tests;
 mod unkind;
 

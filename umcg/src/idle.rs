@@ -4,6 +4,7 @@
 //! models and the stress tests, as only BPF calls the real ones. Entries, words and
 //! orders are the same. A full barrier of BPF is `fence(SeqCst)` here.
 
+use crate::intf;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::fence;
@@ -73,11 +74,11 @@ pub(crate) trait IdleServers: Send + Sync + 'static {
     fn set_running(&self, _server: u32, _runs: bool) {}
 }
 
-pub(crate) const OUT: u64 = 0;
-pub(crate) const WAITS: u64 = 1;
-pub(crate) const DELETED: u64 = 2;
+pub(crate) const OUT: u64 = intf::umcg_entry_UMCG_E_OUT as u64;
+pub(crate) const WAITS: u64 = intf::umcg_entry_UMCG_E_WAITS as u64;
+pub(crate) const DELETED: u64 = intf::umcg_entry_UMCG_E_DELETED as u64;
 const STATE: u64 = 0xffff_ffff;
-const BELOW_SHIFT: u32 = 32;
+const BELOW_SHIFT: u32 = intf::umcg_entry_UMCG_E_BELOW_SHIFT;
 
 /// A server's entry: index of the one below << 32 | state.
 #[derive(Debug, Default)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::intf;
+
 /// How a group is served at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
@@ -96,18 +98,18 @@ impl Idle {
     #[doc(alias = "umcg_idle_kind")]
     pub const fn number(self) -> u32 {
         match self {
-            Self::Stack => 0,
-            Self::Ring => 1,
-            Self::Mask => 2,
+            Self::Stack => intf::umcg_idle_kind_UMCG_IDLE_STACK,
+            Self::Ring => intf::umcg_idle_kind_UMCG_IDLE_RING,
+            Self::Mask => intf::umcg_idle_kind_UMCG_IDLE_MASK,
         }
     }
 
     /// What [`number`](Self::number) says.
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
-            0 => Some(Self::Stack),
-            1 => Some(Self::Ring),
-            2 => Some(Self::Mask),
+            intf::umcg_idle_kind_UMCG_IDLE_STACK => Some(Self::Stack),
+            intf::umcg_idle_kind_UMCG_IDLE_RING => Some(Self::Ring),
+            intf::umcg_idle_kind_UMCG_IDLE_MASK => Some(Self::Mask),
             _ => None,
         }
     }

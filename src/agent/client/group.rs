@@ -134,7 +134,8 @@ fn secret() -> Result<[u64; 2]> {
     Ok(words)
 }
 
-fn inner_map(name: &str, record: usize, capacity: u32) -> Result<OwnedFd> {
+/// A group's map of `capacity` records, for the daemon's maps of maps.
+pub fn inner_map(name: &str, record: usize, capacity: u32) -> Result<OwnedFd> {
     let name = std::ffi::CString::new(name).context("name")?;
     let opts = sys::bpf_map_create_opts {
         sz: size_of::<sys::bpf_map_create_opts>() as sys::size_t,

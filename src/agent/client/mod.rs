@@ -24,6 +24,7 @@ use umcg::kernel::proto::{self, Op, Reply, Request};
 use super::bell::Ringer;
 use super::server::now_ns;
 use crate::bpf_skel::BpfSkel;
+pub use group::inner_map;
 use group::{Group, Outer};
 use socket::Peer;
 

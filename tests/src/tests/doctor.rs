@@ -14,7 +14,7 @@ use super::{Test, short};
 use crate::cgroup::Cgroup;
 use crate::client;
 use crate::harness::{Sched, Verdict, adopt, sibling, wait_until};
-use crate::load::Hog;
+use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
     short(
@@ -271,10 +271,7 @@ fn no_worker() -> Result<Verdict> {
     adopt(zombie.id());
     let normal = sleeper()?.id() as i32;
     let fifo = sleeper()?.id() as i32;
-    let param = libc::sched_param { sched_priority: 1 };
-    // SAFETY: param lives through the call.
-    let set = unsafe { libc::sched_setscheduler(fifo, libc::SCHED_FIFO, &raw const param) };
-    ensure!(set == 0, "sched_setscheduler");
+    load::fifo(fifo)?;
 
     let sched = Sched::start(&[])?;
     refused(gone.id() as i32, "does not exist")?;

@@ -23,8 +23,8 @@ use umcg::sync::Ordering;
 use umcg::word::{State, Word};
 
 use super::{Test, short};
-use crate::hammer_skel::HammerSkelBuilder;
 use crate::harness::{Verdict, metric};
+use crate::skel::hammer::HammerSkelBuilder;
 
 pub const TESTS: &[Test] = &[
     short("vm_hammer_list_loses_no_notice", "hammer,newest", 20, list),

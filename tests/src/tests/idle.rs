@@ -9,6 +9,7 @@ use umcg::Idle;
 use super::{Test, short};
 use crate::harness::{Verdict, median, metric};
 use crate::made_up::{Call, MadeUp};
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
     short("vm_hammer_idle_stack", "hammer,newest", 15, race::<0>),
@@ -17,7 +18,7 @@ pub const TESTS: &[Test] = &[
     short("vm_idle_wake_cost", "cost,newest,icount,cpus=1", 20, cost),
 ];
 
-const KINDS: [Idle; 3] = [Idle::Stack, Idle::Ring, Idle::Mask];
+pub const KINDS: [Idle; 3] = [Idle::Stack, Idle::Ring, Idle::Mask];
 
 /// Of each: puts, takes that found somebody, drops.
 const RACES: u64 = 100_000;
@@ -138,23 +139,11 @@ fn race<const KIND: usize>() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
-/// A small generator, so that runs repeat.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 32) as u32 % bound
-    }
-}
-
 /// `count` of `servers`, in no order.
-fn choose(random: &mut Random, servers: u32, count: u32) -> Vec<u32> {
+fn choose(noise: &mut Noise, servers: u32, count: u32) -> Vec<u32> {
     let mut all: Vec<u32> = (1..=servers).collect();
     for at in 0..count {
-        let other = at + random.below(servers - at);
+        let other = at + noise.below((servers - at).into()) as u32;
         all.swap(at as usize, other as usize);
     }
     all.truncate(count as usize);
@@ -170,14 +159,14 @@ const LOOPS: u32 = 32;
 /// up to whole servers; the worker's home is any of them. Median of rounds, as a tick may
 /// fall into one.
 fn cost() -> Result<Verdict> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     for servers in SERVERS {
         let made = MadeUp::new(servers)?;
-        for (number, kind) in KINDS.into_iter().enumerate() {
+        for kind in KINDS {
             for share in SHARES {
                 let mut costs = Vec::new();
                 for _ in 0..ROUNDS {
-                    let waiting = choose(&mut random, servers, (servers * share).div_ceil(100));
+                    let waiting = choose(&mut noise, servers, (servers * share).div_ceil(100));
                     made.arrange(kind, &waiting)?;
                     made.cost(1)?;
                     costs.push(made.cost(LOOPS)?);
@@ -185,7 +174,7 @@ fn cost() -> Result<Verdict> {
                 metric(
                     "idle_cost",
                     &[
-                        ("kind", number as f64),
+                        ("kind", kind.number().into()),
                         ("servers", servers.into()),
                         ("share", share.into()),
                         ("insns", median(&mut costs)),

@@ -10,9 +10,11 @@ use umcg::backend::Backend;
 use umcg::kernel::{self, KernelGroup, proto, sys};
 use umcg::{ErrorKind, GroupConfig, Id, Idle, Kind, Reason, State};
 
+use super::idle::KINDS;
 use super::{Test, short};
 use crate::client;
 use crate::harness::{self, Verdict, median, metric, wait_until};
+use crate::load;
 
 pub const TESTS: &[Test] = &[short(
     "vm_idle_group_wake_cost",
@@ -93,19 +95,6 @@ impl Crowd {
     }
 }
 
-/// No server runs before a wake has returned.
-fn be_first() -> Result<()> {
-    let param = libc::sched_param { sched_priority: 1 };
-    // SAFETY: param lives through the call.
-    let failed = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
-    ensure!(
-        failed == 0,
-        "sched_setscheduler: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
-}
-
 fn crowd(idle: Idle, servers: u32) -> Result<()> {
     let config = GroupConfig {
         idle,
@@ -151,7 +140,8 @@ fn crowd(idle: Idle, servers: u32) -> Result<()> {
     });
     ensure!(here, "members are missing");
     let ids = listed(Kind::Worker)?;
-    be_first()?;
+    // No server runs before a wake has returned.
+    load::fifo(0)?;
     for share in [0, 1, 10, 50, 100] {
         let insns = crowd.wakes(&ids, servers, (servers * share).div_ceil(100))?;
         metric(
@@ -179,7 +169,7 @@ fn crowd(idle: Idle, servers: u32) -> Result<()> {
 /// nothing else is counted.
 fn cost() -> Result<Verdict> {
     let sched = harness::shared()?;
-    for idle in [Idle::Stack, Idle::Ring, Idle::Mask] {
+    for idle in KINDS {
         for servers in [2, 8, 64] {
             client::spawn_as(0, || crowd(idle, servers))?
                 .result(LIMIT)

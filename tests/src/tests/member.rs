@@ -351,10 +351,7 @@ fn nice_and_class_body() -> Result<()> {
         ("normal", class::<{ libc::SCHED_OTHER }>),
         ("nice 0", nice::<0>),
     ];
-    let fifo = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the parameter lives through the call.
-    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const fifo) };
-    ensure!(done < 0, "real time for nobody");
+    ensure!(load::fifo(0).is_err(), "real time for nobody");
     let (troupe, mut boss) = each_change(&changes)?;
     goes_on(&troupe, &mut boss)?;
     troupe.end(boss)

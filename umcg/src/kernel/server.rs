@@ -105,6 +105,11 @@ impl KernelGroup {
 
     fn run_refused(&self, me: Id, worker: Id, times: u32) -> Result<()> {
         let errno = -self.truth(me.index()).ev_nr.load(Relaxed);
+        // One that is IDLE by now waits anew.
+        let goes_on = || {
+            let state = self.without_slot(worker);
+            matches!(state, Some(State::Running | State::Runnable))
+        };
         let kind = match errno {
             libc::EAGAIN => {
                 // On its way to a real sleep: it has been woken and comes by the list.
@@ -114,28 +119,19 @@ impl KernelGroup {
             libc::EINTR if times < RETRIES => return Ok(()),
             libc::EINTR => ErrorKind::Again,
             // Let run meanwhile, it gives the CPU back at once if it is inside a call.
-            libc::EBUSY if times < RETRIES && self.goes_on(worker) => return Ok(()),
+            libc::EBUSY if times < RETRIES && goes_on() => return Ok(()),
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };
         Err(Error::new(kind, "run", worker.raw()))
     }
 
-    /// As [`is_without_slot`](Self::is_without_slot), but for one that waits anew.
-    fn goes_on(&self, worker: Id) -> bool {
-        self.is_without_slot(worker)
-            && Word(self.truth(worker.index()).word.load(Acquire)).state() != Some(State::Idle)
-    }
-
-    /// Whether `worker` runs without a slot, or did a moment ago.
-    pub(super) fn is_without_slot(&self, worker: Id) -> bool {
+    /// The state of `worker` if it has no slot: it runs without one, or did a moment ago.
+    pub(super) fn without_slot(&self, worker: Id) -> Option<State> {
         let truth = self.truth(worker.index());
-        truth.gen_.load(Relaxed) == worker.generation()
-            && truth.slot.load(Relaxed) == 0
-            && matches!(
-                Word(truth.word.load(Acquire)).state(),
-                Some(State::Running | State::Runnable | State::Idle)
-            )
+        let here = truth.gen_.load(Relaxed) == worker.generation();
+        let state = Word(truth.word.load(Acquire)).state();
+        state.filter(|_| here && truth.slot.load(Relaxed) == 0)
     }
 
     /// The event of a worker that has left the slot.

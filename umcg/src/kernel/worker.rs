@@ -144,6 +144,10 @@ impl KernelGroup {
         self.find(to, "switch")?;
         let switched = truth.switched.load(Acquire);
         let mut woken = false;
+        let comes_back = || {
+            let state = self.without_slot(to);
+            matches!(state, Some(State::Running | State::Runnable | State::Idle))
+        };
         for times in 1..=RETRIES {
             let seq = truth.ev_seq.load(Acquire);
             if !self.request(me, intf::umcg_op_UMCG_OP_SWITCH, to, deadline_ns) {
@@ -177,7 +181,7 @@ impl KernelGroup {
                     }
                 }
                 // Let run, it is held again as soon as it comes to run.
-                libc::EBUSY if times < RETRIES && self.is_without_slot(to) => sys::yield_cpu(),
+                libc::EBUSY if times < RETRIES && comes_back() => sys::yield_cpu(),
                 libc::EBUSY => return Err(Error::new(ErrorKind::WrongState, "switch", to.raw())),
                 errno => {
                     return Err(Error::new(ErrorKind::from_errno(errno), "switch", to.raw()));

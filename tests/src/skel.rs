@@ -1,4 +1,4 @@
-//! The skeleton that libbpf-cargo generates from `bpf/idle.bpf.c`.
+//! The skeletons that libbpf-cargo generates from `bpf/`.
 #![allow(missing_docs, missing_debug_implementations)]
 #![allow(
     clippy::all,
@@ -8,4 +8,10 @@
 )]
 #![allow(dead_code, unused_imports, non_snake_case, non_camel_case_types)]
 
-include!(concat!(env!("OUT_DIR"), "/idle_skel.rs"));
+pub mod hammer {
+    include!(concat!(env!("OUT_DIR"), "/hammer_skel.rs"));
+}
+
+pub mod idle {
+    include!(concat!(env!("OUT_DIR"), "/idle_skel.rs"));
+}
