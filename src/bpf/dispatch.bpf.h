@@ -64,8 +64,8 @@ static __always_inline bool head_key(s32 cpu, u64 *key)
 }
 
 /* Moves worker @idx from where it is parked to this CPU. */
-static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w,
-				      u32 idx)
+static __always_inline bool hand_over(s32 cpu, struct umcg_worker *w, u32 idx,
+				      u64 now)
 {
 	struct task_struct *p = worker_task(idx);
 	struct bpf_iter_scx_dsq it;
@@ -73,19 +73,19 @@ static __always_inline bool hand_over(struct umcg_pick *k, struct umcg_worker *w
 
 	if (!p)
 		return false;
-	if (!may_run_on(p, k->cpu)) {
-		refused(w, k->now, k->cpu, p->migration_disabled ?
+	if (!may_run_on(p, cpu)) {
+		refused(w, now, cpu, p->migration_disabled ?
 			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
 		return false;
 	}
 	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
-		moved = scx_bpf_dsq_move___new(&it, p, HAND(k->cpu), 0);
+		moved = scx_bpf_dsq_move___new(&it, p, HAND(cpu), 0);
 	bpf_iter_scx_dsq_destroy(&it);
 	if (!moved) {
-		refused(w, k->now, k->cpu, UMCG_R_QUEUE);
+		refused(w, now, cpu, UMCG_R_QUEUE);
 		return false;
 	}
-	return hand_to_local(k->cpu);
+	return hand_to_local(cpu);
 }
 
 /*
@@ -121,10 +121,14 @@ static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w,
 	       word_state(word) == UMCG_RUNNABLE;
 }
 
-/* The next choice that server @home staged and that is still true. */
-static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
+/*
+ * The next choice that server @home staged and that is still true. Global: the
+ * verifier walks it once, not for each place that it is taken from.
+ */
+__weak int take_staged(s32 cpu, s32 home, u64 now)
 {
 	struct umcg_server *s = server_rec(home);
+	struct umcg_cpu *c = cpu_rec(cpu);
 	int i;
 
 	if (!s)
@@ -141,20 +145,20 @@ static __always_inline bool take_staged(struct umcg_pick *k, s32 home)
 			continue;
 		word = READ_ONCE(w->word);
 		if (!choice_true(choice, w, word)) {
-			count_on(k->c, ring_stale);
+			count_on(c, ring_stale);
 			continue;
 		}
 		claim = claim_value(home, word);
 		if (!claim_try(w, claim)) {
-			refused(w, k->now, k->cpu, UMCG_R_CLAIM);
+			refused(w, now, cpu, UMCG_R_CLAIM);
 			continue;
 		}
-		if (hand_over(k, w, idx))
+		if (hand_over(cpu, w, idx, now))
 			return true;
 		claim_release(w, claim);
 		if (READ_ONCE(w->word) == word && READ_ONCE(w->claim) == 0) {
-			count_on(k->c, ring_retry);
-			list_push(s, &s->runnable, home, w, idx, k->now);
+			count_on(c, ring_retry);
+			list_push(s, &s->runnable, home, w, idx, now);
 		}
 	}
 	return false;
@@ -218,7 +222,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 
 		if ((next == NEXT_BOTH && ring_take_this(&k->s->ring, k->choice) &&
 		     scx_bpf_dsq_move_to_local(PARK(k->cpu), 0)) ||
-		    (next == NEXT_CHOICE && take_staged(k, k->cpu))) {
+		    (next == NEXT_CHOICE && take_staged(k->cpu, k->cpu, k->now))) {
 			count_choice(k, k->waiting, UMCG_C_staged);
 			return true;
 		}
@@ -265,7 +269,7 @@ static __always_inline bool steal(struct umcg_pick *k)
 		waiting = scx_bpf_dsq_nr_queued(PARK(other));
 		if (waiting <= 0)
 			continue;
-		staged = umcg_staged && waiting > 1 && take_staged(k, other);
+		staged = umcg_staged && waiting > 1 && take_staged(k->cpu, other, k->now);
 		if (staged || scx_bpf_dsq_move_to_local(PARK(other), 0)) {
 			count_on(k->c, stolen);
 			count_choice(k, waiting, staged ? UMCG_C_staged : UMCG_C_by_key);

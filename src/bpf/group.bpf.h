@@ -170,6 +170,45 @@ static __always_inline u64 server_bit(u32 idx)
 /* What a word says of waits, beside its state: it outlives edges. */
 #define WAIT_FLAGS ((u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT))
 
+/* The word that an edge from @old to @to makes, at @stamp. */
+static __always_inline u64 edge_word(u64 old, u64 to, u64 clear, u64 stamp)
+{
+	u64 keep = old & WAIT_FLAGS & ~clear;
+
+	if (word_state(to) == UMCG_IDLE)
+		keep &= ~(u64)UMCG_F_TIMEDOUT;
+	if (old & clear & UMCG_F_PENDING)
+		to &= ~(u64)UMCG_F_TIMEDOUT;
+	return word_make(stamp, to | keep);
+}
+
+/*
+ * The tries of member_edge() after the first, as word_move_again(). @flags is its
+ * clear, above its to: a call takes five arguments.
+ */
+__weak int member_edge_again(struct umcg_member *m __arg_nonnull, u32 from, u32 flags,
+			     u64 now, u64 *seen __arg_nonnull)
+{
+	u64 to = flags & ((1U << UMCG_TIME_SHIFT) - 1), clear = flags >> UMCG_TIME_SHIFT;
+	u64 old = READ_ONCE(m->word), got, stamp;
+	int i;
+
+	bpf_for(i, 1, WORD_TRIES) {
+		count(word_race);
+		*seen = old;
+		if (!(from & FROM(word_state(old) & 7)))
+			return false;
+		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
+		got = umcg_cmpxchg(&m->word, old, edge_word(old, to, clear, stamp));
+		if (got == old) {
+			WRITE_ONCE(m->since_ns, stamp);
+			return true;
+		}
+		old = got;
+	}
+	return false;
+}
+
 /*
  * One edge: from a state in @from to @to. What the word says of waits is kept but for
  * @clear, how the last one ended until the next; a wake that is remembered goes before
@@ -179,28 +218,17 @@ static __always_inline u64 server_bit(u32 idx)
 static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 					u64 clear, u64 now, u64 *seen)
 {
-	u64 old = READ_ONCE(m->word), got, keep, stamp;
-	int i;
+	u64 old = READ_ONCE(m->word), stamp;
 
-	for (i = 0; i < WORD_TRIES; i++) {
-		*seen = old;
-		if (!(from & FROM(word_state(old) & 7)))
-			return false;
-		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
-		keep = old & WAIT_FLAGS & ~clear;
-		if (word_state(to) == UMCG_IDLE)
-			keep &= ~(u64)UMCG_F_TIMEDOUT;
-		if (old & clear & UMCG_F_PENDING)
-			to &= ~(u64)UMCG_F_TIMEDOUT;
-		got = umcg_cmpxchg(&m->word, old, word_make(stamp, to | keep));
-		if (got == old) {
-			WRITE_ONCE(m->since_ns, stamp);
-			return true;
-		}
-		count(word_race);
-		old = got;
+	*seen = old;
+	if (!(from & FROM(word_state(old) & 7)))
+		return false;
+	stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
+	if (likely(umcg_cmpxchg(&m->word, old, edge_word(old, to, clear, stamp)) == old)) {
+		WRITE_ONCE(m->since_ns, stamp);
+		return true;
 	}
-	return false;
+	return member_edge_again(m, from, to | clear << UMCG_TIME_SHIFT, now, seen);
 }
 
 /* A worker that the policy of its server, not the kernel, keeps waiting. */

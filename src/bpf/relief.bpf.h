@@ -58,7 +58,7 @@ u32 umcg_timer_cpu;	/* where the callback last ran */
  * Who waits for more than the budget and for more than 3/4 of the longest wait
  * of the last walk: so all get their turn, in about the order of their arrival.
  */
-static __always_inline void relief_sweep(s32 cpu, u64 now)
+__weak int relief_sweep(s32 cpu, u64 now)
 {
 	struct umcg_own *o = cpu_own(cpu);
 	u64 every = RELIEF_EVERY_NS, late, oldest = now;
@@ -68,7 +68,7 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 
 	every *= 1 + waiting / RELIEF_PER_SWEEP;
 	if (!waiting || now - o->swept_ns < every)
-		return;
+		return 0;
 	o->swept_ns = now;
 	late = o->oldest_ns * 3 / 4;
 	late = now - (late > relief_budget() ? late : relief_budget());
@@ -97,16 +97,19 @@ static __always_inline void relief_sweep(s32 cpu, u64 now)
 	bpf_rcu_read_unlock();
 	o->oldest_ns = now - oldest;
 	if (moved <= 0)
-		return;
+		return 0;
 	WRITE_ONCE(cpu_rec(cpu)->hand, HAND_MAYBE);	/* pairs with take_hand() */
 	count_add(this_cpu_rec(), rescued, moved);
 	kick(cpu, SCX_KICK_IDLE);
+	return 0;
 }
 
-static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now)
+__weak int server_sweep(s32 cpu, u64 now)
 {
-	struct umcg_cpu *c = cpu_rec(cpu);
+	struct umcg_server *s = server_rec(cpu);
 
+	if (!s)
+		return 0;
 	if (READ_ONCE(s->parked) && now > s->parked_ns + PARK_MAX_NS) {
 		WRITE_ONCE(s->must, 1);
 		kick(cpu, SCX_KICK_IDLE);
@@ -115,10 +118,11 @@ static __always_inline void server_sweep(struct umcg_server *s, s32 cpu, u64 now
 	    READ_ONCE(s->unread) >= BATCH_NOTICES))
 		server_wake(s, cpu);
 	if (!READ_ONCE(s->must))
-		return;
+		return 0;
 	server_send(cpu);
-	if (c->idle_since_ns)
+	if (cpu_rec(cpu)->idle_since_ns)
 		kick(cpu, SCX_KICK_IDLE);
+	return 0;
 }
 
 /*
@@ -142,8 +146,9 @@ static __always_inline u64 quantum_of(const struct umcg_worker *w, s32 cpu)
 	return crowd < quantum ? crowd : quantum;
 }
 
-static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
+__weak int quantum_sweep(s32 cpu, u64 now)
 {
+	struct umcg_cpu *c = cpu_rec(cpu);
 	u32 idx = c->cur_idx;
 	struct umcg_worker *w = idx ? worker_rec(idx) : NULL;
 	u64 quantum = w ? quantum_of(w, cpu) : ~0ULL;
@@ -151,28 +156,31 @@ static __always_inline void quantum_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
 	cpu_own(cpu)->quantum_ns = quantum;
 	if (w && quantum != ~0ULL && now >= c->picked_ns + quantum)
 		request_preempt(w, idx, cpu);
+	return 0;
 }
 
 /*
  * Somebody waits behind a worker whose slice no tick will end, or a limit came
  * after the slice: see running_limited().
  */
-static __always_inline void endless_sweep(struct umcg_cpu *c, s32 cpu)
+__weak int endless_sweep(s32 cpu)
 {
+	struct umcg_cpu *c = cpu_rec(cpu);
 	u32 gen = READ_ONCE(umcg_limit_gen);
 	struct umcg_server *s;
 
 	if (!is_endless(c) || !c->cur_idx)
-		return;
+		return 0;
 	if (umcg_limits && cpu_own(cpu)->limit_gen != gen) {
 		cpu_own(cpu)->limit_gen = gen;
 		kick(cpu, SCX_KICK_PREEMPT);
-		return;
+		return 0;
 	}
 	s = server_rec(cpu);
 	if (scx_bpf_dsq_nr_queued(PARK(cpu)) || scx_bpf_dsq_nr_queued(HAND(cpu)) ||
 	    scx_bpf_dsq_nr_queued(KERNELQ(cpu)) || (s && READ_ONCE(s->must)))
 		kick(cpu, SCX_KICK_PREEMPT);
+	return 0;
 }
 
 /* What waits at a CPU that cannot serve it is for the others. */
@@ -187,15 +195,17 @@ static __always_inline bool is_helpless(struct umcg_cpu *c, s32 cpu, u64 now)
 #define SWEEP_BUSY 1		/* keeps the timer fast */
 #define SWEEP_HELPLESS 2
 
-static __noinline int sweep_cpu(s32 cpu, u64 now)
+/*
+ * As its steps a global function, which the verifier walks once: not for each CPU, nor
+ * for each way through the step before.
+ */
+__weak int sweep_cpu(s32 cpu, u64 now)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
-	struct umcg_server *s = server_rec(cpu);
 
-	if (s)
-		server_sweep(s, cpu, now);
-	quantum_sweep(c, cpu, now);
-	endless_sweep(c, cpu);
+	server_sweep(cpu, now);
+	quantum_sweep(cpu, now);
+	endless_sweep(cpu);
 	relief_sweep(cpu, now);
 	perf_update(cpu, now, PERF_TIMER_NS);
 	if (is_helpless(c, cpu, now))

@@ -236,7 +236,7 @@ static __always_inline s32 slot_beats(struct task_struct *p, const struct umcg_m
 }
 
 /* Held, not needed where it was: an idle CPU, one that it beats, or its own. */
-static __always_inline void release_to(struct umcg_member *m)
+static __always_inline void release(struct umcg_member *m)
 {
 	struct task_struct *p = worker_task(m->sys);
 	s32 cpu;
@@ -258,6 +258,15 @@ static __always_inline void release_to(struct umcg_member *m)
 		cpu = scx_bpf_task_cpu(p);
 	make_due(m, cpu);
 	kick_for(m, cpu);
+}
+
+/* Global: the verifier walks it once, not for each member that a loop meets. */
+__weak int release_to(struct umcg_member *m __arg_nonnull)
+{
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	release(m);
+	bpf_rcu_read_unlock();
+	return 0;
 }
 
 /* The relief valve lets held member @m run. */

@@ -51,6 +51,29 @@ static __always_inline u64 word_make(u64 stamp, u64 state)
 #define FROM_ANY ((1U << UMCG_NR_STATES) - 1)
 
 /*
+ * The tries of word_move() after the first, which has seen @old. A function of its own:
+ * another writer is rare, and the verifier walks it once for each program.
+ */
+__weak u64 word_move_again(u64 *word __arg_nonnull, u64 *since_ns __arg_nonnull,
+			   u64 old, u64 state, u64 now)
+{
+	u64 seen, stamp;
+	int i;
+
+	bpf_for(i, 1, WORD_TRIES) {
+		count(word_race);
+		stamp = stamp_after(old, READ_ONCE(*since_ns), now);
+		seen = umcg_cmpxchg(word, old, word_make(stamp, state));
+		if (seen == old) {
+			WRITE_ONCE(*since_ns, stamp);
+			break;
+		}
+		old = seen;
+	}
+	return old;
+}
+
+/*
  * Moves *@word to @state (with flags), from a state in @from. An edge from
  * elsewhere is counted and made all the same: the kernel is right, we only
  * misunderstood it. Returns the old word.
@@ -58,20 +81,14 @@ static __always_inline u64 word_make(u64 stamp, u64 state)
 static __always_inline u64 word_move(u64 *word, u64 *since_ns, u32 from,
 				     u64 state, u64 now)
 {
-	u64 old = READ_ONCE(*word), since = READ_ONCE(*since_ns), seen, stamp;
-	int i;
+	u64 old = READ_ONCE(*word), seen, stamp;
 
-	for (i = 0; i < WORD_TRIES; i++) {
-		stamp = stamp_after(old, since, now);
-		seen = umcg_cmpxchg(word, old, word_make(stamp, state));
-		if (seen == old) {
-			WRITE_ONCE(*since_ns, stamp);
-			break;
-		}
-		count(word_race);
-		old = seen;
-		since = READ_ONCE(*since_ns);
-	}
+	stamp = stamp_after(old, READ_ONCE(*since_ns), now);
+	seen = umcg_cmpxchg(word, old, word_make(stamp, state));
+	if (likely(seen == old))
+		WRITE_ONCE(*since_ns, stamp);
+	else
+		old = word_move_again(word, since_ns, seen, state, now);
 
 	if (unlikely(!(from & FROM(word_state(old) & 7)))) {
 		count(edge_illegal);
