@@ -19,24 +19,9 @@ use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::leak::Held;
 
 pub const TESTS: &[Test] = &[
-    timed(
-        "vm_app_kill_in_all_states",
-        "app-end,newest",
-        20,
-        ends::<KILL>,
-    ),
-    timed(
-        "vm_app_stop_in_all_states",
-        "app-end,newest",
-        20,
-        ends::<STOP>,
-    ),
-    timed(
-        "vm_app_exec_in_all_states",
-        "app-end,newest",
-        20,
-        ends::<EXEC>,
-    ),
+    timed("vm_app_kill_in_all_states", "app,newest", 20, ends::<KILL>),
+    timed("vm_app_stop_in_all_states", "app,newest", 20, ends::<STOP>),
+    timed("vm_app_exec_in_all_states", "app,newest", 20, ends::<EXEC>),
 ];
 
 const KILL: usize = 0;

@@ -30,13 +30,13 @@ pub const TESTS: &[Test] = &[
     timed("vm_group_share_is_kept_unprivileged", "group", 12, share),
     short(
         "vm_group_daemon_restarts_unprivileged",
-        "restart,newest",
+        "app,newest",
         60,
         restarts::<3>,
     ),
     full(
         "vm_full_group_daemon_restarts_20",
-        "restart,newest",
+        "app,newest",
         300,
         restarts::<20>,
     ),

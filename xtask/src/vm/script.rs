@@ -8,26 +8,32 @@ use crate::vm::Vm;
 /// Name of the virtio port that carries the report.
 pub const REPORT_PORT: &str = "umcg.report";
 
-/// Finds the report port without udev, mounts what init did not, and tells that it started.
+/// Finds the report port without udev and mounts what init did not. A port takes one writer at
+/// a time.
 const PROLOGUE: &str = r#"#!/bin/sh
 for port in /sys/class/virtio-ports/*; do
     [ -r "$port/name" ] && read -r name <"$port/name" || continue
     [ "$name" = umcg.report ] && report=/dev/${port##*/}
 done
 [ -e "$report" ] || { echo 'xtask: no report port in the guest' >&2; exit 125; }
+tell() { until echo "$1" 2>/dev/null >"$report"; do sleep 0.1; done; }
 mounted() { grep -q " $1 " /proc/mounts; }
 mounted /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mounted /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 mounted /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
 "#;
 
-/// Tells where this kernel's `die` is, for [`crate::vm::mend`].
-const DIE: &str = r#"sed -n '/ [Tt] die$/{s/\([0-9a-f]*\) .*/die \1/p;q}' /proc/kallsyms >"$report"
+/// Tells where this kernel's `die` is, for [`crate::vm::mend`]. Beside the command: it takes a
+/// second or two of an emulated CPU, and no scheduler attaches as soon as that.
+const DIE: &str = r#"{
+    die=$(sed -n '/ [Tt] die$/{s/\([0-9a-f]*\) .*/die \1/p;q}' /proc/kallsyms)
+    tell "$die"
+} &
 "#;
 
 /// The command runs as a child with the exit code in `$?`. Its output leaves on other ports:
 /// `sync` and closing them is init's job, after us.
-const EPILOGUE: &str = "code=$?\necho \"exit $code\" >\"$report\"\nexit $code\n";
+const EPILOGUE: &str = "code=$?\ntell \"exit $code\"\nexit $code\n";
 
 /// The script as bytes: arguments, directory and environment need not be UTF-8.
 pub fn guest_script(vm: &Vm, argv: &[impl AsRef<OsStr>]) -> Vec<u8> {
@@ -44,8 +50,10 @@ pub fn guest_script(vm: &Vm, argv: &[impl AsRef<OsStr>]) -> Vec<u8> {
         quote(value, &mut text);
         text.push(b'\n');
     }
-    text.extend(DIE.as_bytes());
-    text.extend(b"echo started >\"$report\"\ncd ");
+    if !vm.icount {
+        text.extend(DIE.as_bytes());
+    }
+    text.extend(b"tell started\ncd ");
     quote(vm.cwd.as_os_str(), &mut text);
     text.extend(b" &&");
     for word in argv {
