@@ -94,8 +94,28 @@ pub fn features() -> Vec<Feature> {
                 "tells of cpu.max; without it full mode is refused where a cgroup has a limit"),
         feature("function tracer", Path::new("/proc/sys/kernel/ftrace_enabled").exists(), true,
                 "the loader of the scx crates needs CONFIG_FUNCTION_TRACER=y"),
+        feature("bpf(2)", bpf_allowed(), true,
+                "denied by a seccomp filter or a security module; clients of application groups go by the daemon's socket \
+                 then, the daemon itself cannot"),
     ]);
     list
+}
+
+/// Whether bpf(2) looks at its arguments: a map that nobody has is told as such.
+fn bpf_allowed() -> bool {
+    const MAP_LOOKUP_ELEM: libc::c_long = 1;
+    let attr = [u32::MAX, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the attributes are readable for their whole size; no file has this number.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_LOOKUP_ELEM,
+            attr.as_ptr(),
+            size_of_val(&attr),
+        )
+    };
+    let errno = std::io::Error::last_os_error().raw_os_error();
+    ret >= 0 || !matches!(errno, Some(libc::EPERM | libc::EACCES | libc::ENOSYS))
 }
 
 /// Refuses, in one sentence, what cannot work.

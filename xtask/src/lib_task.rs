@@ -73,3 +73,35 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .map(|_| ())
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As docs/library.md says it, with another prefix.
+    #[test]
+    fn lib_compiles_and_runs_as_pkg_config_says() {
+        let prefix = std::env::temp_dir().join(format!("xtask-lib-{}", std::process::id()));
+        let args = Args {
+            prefix: prefix.clone(),
+        };
+        run(&args).unwrap();
+        let flags = |flag: &str| {
+            let mut ask = Command::new("pkg-config");
+            ask.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
+            proc::output(ask.args([flag, "umcg"])).unwrap()
+        };
+        assert_eq!(flags("--modversion").trim(), env!("CARGO_PKG_VERSION"));
+        let hello = prefix.join("hello");
+        let source = proc::repo().join("umcg-c/examples/hello.c");
+        let mut cc = Command::new("cc");
+        cc.arg(source).arg("-o").arg(&hello);
+        cc.args(flags("--cflags").split_whitespace());
+        cc.args(flags("--libs").split_whitespace());
+        proc::run(&mut cc).unwrap();
+        let mut hello = Command::new(hello);
+        let text = proc::output(hello.env("LD_LIBRARY_PATH", prefix.join("lib"))).unwrap();
+        assert!(text.contains("worker"), "{text}");
+        fs::remove_dir_all(prefix).unwrap();
+    }
+}
