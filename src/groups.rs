@@ -31,6 +31,8 @@ pub struct GroupStatus {
     pub capacity: u32,
     /// Weight of each server, in percent of a thread's.
     pub share: u32,
+    /// After which a worker is forced off its slot, 0 = never.
+    pub quantum_us: u32,
 }
 
 impl GroupStatus {
@@ -55,6 +57,7 @@ impl GroupStatus {
             workers: head.members.load(Relaxed).saturating_sub(servers),
             capacity: head.capacity.load(Relaxed).saturating_sub(own),
             share: head.share.load(Relaxed),
+            quantum_us: head.quantum_us.load(Relaxed),
         }
     }
 }

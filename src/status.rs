@@ -398,19 +398,23 @@ impl Status {
         }
         if !self.groups.is_empty() {
             println!(
-                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>6}  name",
-                "group", "uid", "servers", "idle", "workers", "share"
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>6} {:>9}  name",
+                "group", "uid", "servers", "idle", "workers", "share", "quantum"
             );
         }
         for g in &self.groups {
             println!(
-                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>5}%  {}",
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>5}% {:>9}  {}",
                 g.group,
                 g.uid,
                 g.servers,
                 g.idle,
                 format!("{}/{}", g.workers, g.capacity),
                 g.share,
+                match g.quantum_us {
+                    0 => "-".to_owned(),
+                    us => format!("{us}us"),
+                },
                 g.name
             );
         }

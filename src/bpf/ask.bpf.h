@@ -84,7 +84,7 @@ __weak int member_asks(struct task_struct *p __arg_trusted,
 	}
 	if (op == UMCG_OP_WAKE || op == UMCG_OP_KICK) {
 		call.op = op == UMCG_OP_WAKE ? UMCG_CALL_WAKE : UMCG_CALL_KICK;
-		call.ret = call_other(&call);
+		call.ret = call_other(&call, t);
 	}
 	bpf_rcu_read_unlock();
 	if (call.ret < 0)
@@ -177,7 +177,7 @@ int umcg_proxy(struct umcg_proxy_call *c)
 	case UMCG_CALL_WAKE:
 	case UMCG_CALL_KICK:
 		bpf_rcu_read_lock();
-		ret = call_other(&c->call);
+		ret = call_other(&c->call, NULL);
 		bpf_rcu_read_unlock();
 		break;
 	}

@@ -83,6 +83,9 @@ struct umcg_own {
 	u32 limit_gen;		/* of the limits, when an endless slice was last ended */
 	u64 pass;		/* rq clock of the pass of the scheduler for which */
 	u64 pass_ns;		/* this is the time; see pass_now() */
+	u64 stint_end_ns;	/* a member's stint here has to end then, 0 = none; */
+	u64 stint;		/* which one, see gkick.bpf.h */
+	u32 stint_idx;
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];

@@ -146,10 +146,10 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->sys = t->idx;
 	m->bell = tok->bell;
 	m->deadline_ns = ~0ULL;
-	m->slot_end_ns = 0;
+	m->slot_end_ns = 0;	/* kick_ns of a worker */
 	m->slot_v = t->v;
 	m->slot_cpu = t->clock_cpu;
-	desk->op = desk->asleep = desk->poked = 0;
+	desk->op = desk->asleep = desk->poked = desk->nopreempt = 0;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */
 	umcg_xchg(&m->word, m->word & ~WAIT_FLAGS);
@@ -195,6 +195,8 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->leaving = 0;
 	t->base_ns = p->se.sum_exec_runtime;
 	t->share = head->share == 100 ? 0 : head->share;
+	t->quantum_us = tok->kind == UMCG_M_WORKER ? head->quantum_us : 0;
+	t->stint = 0;
 	call->me = member_id(m, idx);
 	__sync_fetch_and_add(&head->members, 1);
 	if (tok->kind == UMCG_M_SERVER) {
@@ -278,8 +280,30 @@ static __always_inline bool may_call(const struct umcg_task *t, u64 name)
 	return name == t->attached || name == group_name(t->group, t->group_gen);
 }
 
-/* Wakes or kicks a member of the group that @call names; its caller may do that. */
-static __always_inline s32 call_other(struct umcg_group_call *call)
+/*
+ * What kicks worker @target: caller @t itself, so from a handler that interrupted it; its
+ * server, whose run() is over; or a thread. NULL: the daemon for one.
+ */
+static __always_inline u32 kick_source(const struct umcg_task *t, void *truth, u64 name,
+				       u32 target)
+{
+	struct umcg_member *s;
+
+	if (!t || !is_member(t) || name != group_name(t->group, t->group_gen))
+		return UMCG_S_KICK;
+	if (t->member == target)
+		return UMCG_S_SIGNAL;
+	s = t->kind == UMCG_K_GSERVER ? member_at(truth, t->member) : NULL;
+	return s && READ_ONCE(s->cur) == target && s->deadline_ns <= umcg_now() ?
+		UMCG_S_DEADLINE : UMCG_S_KICK;
+}
+
+/*
+ * Wakes or kicks a member of the group that @call names; its caller may do that. @t: who
+ * calls, NULL: the daemon.
+ */
+static __always_inline s32 call_other(struct umcg_group_call *call,
+				      const struct umcg_task *t)
 {
 	u32 g = call->cookie;
 	void *truth = NULL;
@@ -305,7 +329,7 @@ static __always_inline s32 call_other(struct umcg_group_call *call)
 		return -EINVAL;
 	if (call->op == UMCG_CALL_WAKE)
 		return member_wake(g, (u32)call->target, m, umcg_now());
-	return member_kick(m);
+	return member_kick(m, kick_source(t, truth, call->cookie, (u32)call->target));
 }
 
 SEC("syscall")
@@ -336,7 +360,7 @@ int umcg_client(struct umcg_group_call *call)
 	case UMCG_CALL_WAKE:
 	case UMCG_CALL_KICK:
 	case UMCG_CALL_COLLECT:
-		call->ret = may_call(t, call->cookie) ? call_other(call) : -ENOENT;
+		call->ret = may_call(t, call->cookie) ? call_other(call, t) : -ENOENT;
 		break;
 	default:
 		call->ret = -EINVAL;

@@ -51,24 +51,6 @@ static __always_inline bool parked_enough(const struct umcg_member *m, u64 now)
 	return !p || scx_bpf_dsq_nr_queued(PARK(scx_bpf_task_cpu(p))) <= 0;
 }
 
-static __always_inline s32 member_kick(struct umcg_member *w)
-{
-	u64 word = READ_ONCE(w->word);
-	struct task_struct *p = worker_task(w->sys);
-	s32 cpu;
-
-	if (word_state(word) != UMCG_RUNNING || !READ_ONCE(w->slot))
-		return -EAGAIN;
-	if (!p)
-		return -ESRCH;
-	umcg_xchg(&w->kick, stint_of(word));
-	cpu = scx_bpf_task_cpu(p);
-	WRITE_ONCE(cpu_rec(cpu)->kick_idx, w->sys);
-	kick(cpu, SCX_KICK_PREEMPT);
-	return 0;
-	/* pairs with kick_stands() in dispatch, enqueue and running */
-}
-
 static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 					 struct umcg_member *s, u64 now)
 {
@@ -82,7 +64,7 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 		struct umcg_member *w = member_at(truth, cur);
 
 		if (w)
-			member_kick(w);
+			member_kick(w, UMCG_S_DEADLINE);
 	}
 	if (!READ_ONCE(s->held))
 		return;

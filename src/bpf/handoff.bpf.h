@@ -263,6 +263,9 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 	if (m->op == UMCG_OP_NONE) {
 		if (!s || !kick_stands(m))
 			return HANDOFF_NONE;
+		if (put_off(prev, t, m, cpu, now))
+			return (s64)(s->slot_end_ns - now) > (s64)SLOT_MIN_NS ?
+				keep_prev(c, prev, s, now) : HANDOFF_NONE;
 		count_on(c, preempt_forced);
 	} else if (!s) {
 		/* Rescued, it is held and listed. The kernel may ask twice: see t->left. */
@@ -291,7 +294,7 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 		count_on(c, grp_switch);
 		return put_claimed(c, cpu, s, w, t, v, now);
 	}
-	s = slot_leave(truth, m, t->member, leave_reason(m), 0, now, &si);
+	s = slot_leave(truth, m, t->member, leave_reason(m), leave_nr(m), now, &si);
 	if (!s)
 		return HANDOFF_AWAY;
 	t->left = si;

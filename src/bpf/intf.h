@@ -19,7 +19,7 @@ typedef unsigned long long u64;
 typedef long long s64;
 #endif
 
-#define UMCG_ABI 4
+#define UMCG_ABI 5
 
 enum umcg_limits {
 	UMCG_MAX_CPUS = 512,		/* power of two: indexes are masked */
@@ -271,6 +271,13 @@ struct umcg_server {
 	X(grp_refused, "requests of members that failed")			\
 	X(grp_unheld, "members released by the relief valve")			\
 	X(grp_shared, "two running workers of one server: a bug")		\
+	X(grp_by_kick, "workers forced off by a kick")				\
+	X(grp_by_deadline, "workers forced off by the deadline of their run")	\
+	X(grp_by_quantum, "workers forced off by their group's quantum")	\
+	X(grp_by_signal, "workers forced off by a signal handler of their own")	\
+	X(grp_section, "kicks put off for a section without preemption")	\
+	X(grp_abuse, "of these, forced: the section was too long")		\
+	X(grp_grace, "kicks put off while the worker was in the kernel")	\
 	X(idl_none, "wakes that found no server waiting for events")		\
 	X(idl_steps, "entries that wakes looked at to find one")		\
 	X(idl_deleted, "deleted entries that wakes and collections took off")	\

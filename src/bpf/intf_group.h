@@ -76,7 +76,7 @@ enum umcg_reason {
 	UMCG_R_WAITS = 4,	/* UMCG_OP_WAIT, or UMCG_OP_SWITCH from a lost target */
 	UMCG_R_WOKEN = 5,	/* listed: it waited and somebody woke it */
 	UMCG_R_NEW = 6,		/* listed: registered just now */
-	UMCG_R_PREEMPTED = 7,	/* a kick, or the deadline of run() */
+	UMCG_R_PREEMPTED = 7,	/* forced off: enum umcg_source says by what */
 	UMCG_R_YIELDED = 8,	/* these two are listed as well: it is RUNNABLE */
 	UMCG_R_TIMEDOUT = 9,	/* listed: its wait is over by time */
 	UMCG_R_EXITED = 10,	/* exit, exec, class change, unregister */
@@ -84,6 +84,31 @@ enum umcg_reason {
 				 * end of run(): it moves to another way of being served */
 	UMCG_R_REFUSED = 12,	/* the request failed: ev_nr = -errno */
 	UMCG_R_UNBLOCKED = 13,	/* listed: it blocked in the kernel and may go on */
+};
+
+/*
+ * What forced a worker off: ev_nr of UMCG_R_PREEMPTED; in bits 10..8 of umcg_member.kick
+ * and umcg_member.why, which no word of a RUNNING stint and no reason uses.
+ */
+enum umcg_source {
+	UMCG_S_NONE = 0,	/* the relief valve took back what it had let run */
+	UMCG_S_KICK = 1,	/* by a thread */
+	UMCG_S_DEADLINE = 2,	/* of run() */
+	UMCG_S_QUANTUM = 3,	/* umcg_group.quantum_us */
+	UMCG_S_SIGNAL = 4,	/* by itself: a handler of the application's */
+	UMCG_SOURCE_SHIFT = 8,
+	UMCG_SOURCE_MASK = 0x700,
+};
+
+enum umcg_quantum {
+	UMCG_QUANTUM_MIN_US = 100,	/* below, most of it would go into the switches */
+	UMCG_QUANTUM_MAX_US = 1000000,
+	/*
+	 * How long a kick is put off for umcg_desk.nopreempt. A section is there for a
+	 * lock of user space, some us; 1 ms is far above that, and a quarter of the slice
+	 * that those who wait behind the worker may have to wait for anyway.
+	 */
+	UMCG_SECTION_MAX_US = 1000,
 };
 
 /*
@@ -172,6 +197,12 @@ enum umcg_entry {
  *   then looks again whether the reason to hold still stands; the others change
  *   the reason (full barrier) and then try held 1 -> 0. One of the two sees the
  *   other; both: the cmpxchg decides.
+ * `kick` (worker): the word of the RUNNING stint that has to end, without what wakes
+ *   change of it, and enum umcg_source. Any CPU; it stands until it is met or the word
+ *   has moved on, so it never hits a later stint. `kick_ns`: since when, written before.
+ *   It is put off, at most for UMCG_SECTION_MAX_US, while the thread is in a section
+ *   without preemption (umcg_desk.nopreempt): its end yields by itself. The thread's own
+ *   stores and what dispatch reads on its CPU are in order, so one of them sees it.
  * `parks`: +1 when held. A sched_yield() that did not move it was not seen.
  * `ev_*`: the last answer to the thread's request; ev_seq (last, release) + 1 each.
  *   For a server: its worker left RUNNING. For both: REFUSED. Read before the
@@ -188,7 +219,8 @@ struct umcg_member {
 	u32 kind;		/* enum umcg_member_kind */
 	u32 home;		/* worker: server that ran it last and is told of it */
 	u32 parks;
-	u32 why;		/* enum umcg_reason: why it was listed, until its next request */
+	u32 why;		/* enum umcg_reason, enum umcg_source: why it was listed,
+				 * until its next request */
 
 	u32 slot;
 	u32 cur;
@@ -201,11 +233,14 @@ struct umcg_member {
 	u64 deadline_ns;	/* CLOCK_MONOTONIC, as it was read; ~0 = none */
 	u64 parked_ns;		/* when held, or RUNNABLE since */
 	union {
-		u64 kick;	/* worker: the word of the RUNNING stint that has to end */
+		u64 kick;	/* worker: see above */
 		u64 idle;	/* server: see enum umcg_idle_kind. The record's, so it
 				 * outlives the server: the next one's may be linked yet */
 	};
-	u64 slot_end_ns;	/* server: when the slot's budget is used up */
+	union {
+		u64 slot_end_ns;	/* server: when the slot's budget is used up */
+		u64 kick_ns;	/* worker: when `kick` was set */
+	};
 
 	u64 slot_v;		/* server: the slot's place in the system policy */
 	s32 slot_cpu;		/* CPU on whose clock slot_v is */
@@ -216,7 +251,7 @@ struct umcg_member {
 	u64 ev_run_ns;
 	u64 ev_wait_ns;
 	u32 ev_reason;		/* enum umcg_reason */
-	s32 ev_nr;		/* system call number, or -errno */
+	s32 ev_nr;		/* system call number, enum umcg_source, or -errno */
 };
 
 /*
@@ -235,6 +270,7 @@ struct umcg_member {
  *   for a RUNNABLE worker; who takes it off a list exchanges left_id for 0 and reports
  *   it, once. A record with a notice is given out again only when there is no other:
  *   a second notice would take its place.
+ * `nopreempt` (worker): sections without preemption that the thread is in; see `kick`.
  * `poked`: set by a wake of the server, which then returns from its wait for events.
  * `asleep` (server): struct umcg_server's sleep protocol: 1 before poll() on the
  *   bell, then look at the list and at truth.cur once more. BPF: xchg -> 0, the
@@ -264,6 +300,7 @@ struct umcg_desk {
 	u32 asleep;
 	u32 queued;		/* 0, or the index of the server that owns the link */
 	u32 next;
+	u32 nopreempt;
 };
 
 /* Record 0 of the truth map. Written by the daemon before it freezes the map,
@@ -290,7 +327,8 @@ struct umcg_group {
 	u64 stuck;		/* bit (index - 1): sleeps uninterruptibly in the kernel, maybe
 				 * for a lock that a worker has: these are not held then */
 	u32 idle_end;		/* the highest index that a server has had */
-	u32 pad[15];
+	u32 quantum_us;		/* after which a worker is forced off, 0 = none */
+	u32 pad[14];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */

@@ -228,7 +228,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init)
 				return ret;
 		}
 	}
-	return relief_init();
+	return relief_init() ?: stint_init();
 }
 
 void BPF_STRUCT_OPS(umcg_exit, struct scx_exit_info *ei)

@@ -24,8 +24,7 @@
 #ifndef __UMCG_MEMBER_BPF_H
 #define __UMCG_MEMBER_BPF_H
 
-#include "jam.bpf.h"
-#include "preempt.bpf.h"
+#include "gkick.bpf.h"
 
 #define SCHED_EXT_POLICY 7
 
@@ -165,19 +164,6 @@ static __always_inline bool go_idle(struct umcg_member *m, u64 now)
 	/* pairs with member_wake() */
 }
 
-/* A word without what wakes change of it while its thread runs. */
-static __always_inline u64 stint_of(u64 word)
-{
-	return word & ~(u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT);
-}
-
-static __always_inline bool kick_stands(const struct umcg_member *m)
-{
-	u64 kick = READ_ONCE(m->kick);
-
-	return kick && kick == stint_of(READ_ONCE(m->word));
-}
-
 static __always_inline u32 leave_reason(const struct umcg_member *m)
 {
 	return m->op == UMCG_OP_YIELD ? UMCG_R_YIELDED :
@@ -202,16 +188,40 @@ static __always_inline bool is_untold(const struct umcg_task *t,
 	       !t->left && !READ_ONCE(m->slot) && word_state(READ_ONCE(m->word)) == UMCG_RUNNING;
 }
 
+/* ev_nr of who leaves its slot now. */
+static __always_inline s32 leave_nr(const struct umcg_member *m)
+{
+	return m->op ? 0 : kick_source_of(m, READ_ONCE(m->word));
+}
+
+/* Forced off from the stint @seen, or its request to yield: what it is listed for. */
+static __always_inline void note_why(struct umcg_member *m, u32 op, u64 seen)
+{
+	u32 source = kick_source_of(m, seen);
+
+	if (op) {
+		m->why = UMCG_R_YIELDED;
+	} else if (source) {
+		m->why = UMCG_R_PREEMPTED | source << UMCG_SOURCE_SHIFT;
+		count_source(source);
+	} else if (!(seen & UMCG_F_RESCUED) || !why_stands(m)) {
+		m->why = UMCG_R_RESCUED;
+	}
+	m->kick = 0;
+}
+
 /* False: @p goes the way of a worker of the system group. */
-static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member *m,
+static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task *t,
+					struct umcg_member *m,
 					void *truth, s32 cpu, u64 enq_flags, u64 now)
 {
 	bool tell = true;
 	u32 op = m->op;
 	u64 seen;
 
-	if (!op && READ_ONCE(m->slot) && !kick_stands(m))
-		return false;	/* the slot was taken off, or claimed meanwhile */
+	/* The slot was taken off, or claimed meanwhile, or it has its time yet. */
+	if (!op && READ_ONCE(m->slot) && (!kick_stands(m) || put_off(p, t, m, cpu, now)))
+		return false;
 	if (op == UMCG_OP_SWITCH && READ_ONCE(m->slot)) {
 		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
 		return false;
@@ -222,7 +232,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	}
 	if (READ_ONCE(m->slot)) {
 		count(grp_late);
-		slot_give_back(truth, t, m, leave_reason(m), 0, cpu, now);
+		slot_give_back(truth, t, m, leave_reason(m), leave_nr(m), cpu, now);
 	} else {
 		slot_store_left(truth, t);
 	}
@@ -232,10 +242,7 @@ static __always_inline bool worker_hold(struct umcg_task *t, struct umcg_member 
 	} else {
 		if (member_edge(m, FROM(UMCG_RUNNING), UMCG_RUNNABLE |
 				(op ? UMCG_F_YIELDED : UMCG_F_PREEMPTED), 0, now, &seen)) {
-			if (op || !(seen & UMCG_F_RESCUED) || !why_stands(m))
-				m->why = op ? UMCG_R_YIELDED :
-					 m->kick ? UMCG_R_PREEMPTED : UMCG_R_RESCUED;
-			m->kick = 0;
+			note_why(m, op, seen);
 		} else {
 			tell = enq_flags & SCX_ENQ_WAKEUP;
 		}
@@ -292,7 +299,7 @@ __weak int member_hold(struct task_struct *p __arg_trusted,
 		count(grp_unheld);
 		return false;
 	}
-	return worker_hold(t, m, truth, cpu, enq_flags, now);
+	return worker_hold(p, t, m, truth, cpu, enq_flags, now);
 }
 
 static __always_inline void worker_running(struct umcg_task *t, struct umcg_member *m,
@@ -370,8 +377,15 @@ __weak int member_running(struct task_struct *p __arg_trusted,
 		if (s)
 			s->slot_end_ns = now + p->scx.slice;
 	}
-	if (t->kind == UMCG_K_GWORKER && kick_stands(m))
+	if (t->kind != UMCG_K_GWORKER)
+		return 0;
+	if (kick_stands(m)) {
+		/* Kicked while its slot was off its CPU. The slice ends by a tick only. */
 		scx_bpf_task_set_slice(p, 0);
+		stint_put(scx_bpf_task_cpu(p), t->idx, stint_of(READ_ONCE(m->word)), now, now);
+	} else if (t->quantum_us && si && !t->ghost) {
+		stint_begin(p, t, m, now);
+	}
 	return 0;
 }
 
@@ -504,7 +518,7 @@ static __always_inline void member_goes(struct task_struct *p, struct umcg_task 
 	/* First: preempted from here on it is not held, where nobody would find it. */
 	t->ghost = 0;
 	t->left = 0;
-	t->share = 0;
+	t->share = t->quantum_us = 0;
 	WRITE_ONCE(t->kind, UMCG_K_WORKER);
 	barrier();
 	if (m && head && t->member) {

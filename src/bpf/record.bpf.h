@@ -60,8 +60,11 @@ struct umcg_task {
 	u32 left;		/* server whose slot it has just given up */
 	u32 leaving;		/* who makes it 1 takes it out of its group */
 	u32 share;		/* its group's, in percent; 0 = 100 */
+	u32 quantum_us;		/* its group's, of a worker; 0 = none */
 	u32 asked;		/* 0, or the call that its next sched_yield() makes */
 	u64 base_ns;		/* CPU time before it was registered */
+	u64 stint;		/* whose quantum began at stint_exec, see gkick.bpf.h */
+	u64 stint_exec;
 	u64 attached;		/* gen << 32 | group that it may call for, beside its own */
 
 	/* A call that the daemon put down for it, see ask.bpf.h. */

@@ -240,6 +240,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 			period = quantum;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
+	if (READ_ONCE(umcg_stint_at) && READ_ONCE(umcg_stint_at) + PERIOD_BUSY_NS < now)
+		stints_look(now);
 	if (umcg_nr_cgroups)
 		cgroups_sweep();
 	if (umcg_limited && limits_sweep(now) && period > PERIOD_BUSY_NS)

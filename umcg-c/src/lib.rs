@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use umcg::{Error, ErrorKind, Event, Group, GroupConfig, Id, Idle, Mode, Preempt, Reason};
-use umcg::{Server, Woken, Worker};
+use umcg::{Server, Source, Woken, Worker};
 
 /// `umcg_group` of `umcg.h`.
 #[allow(non_camel_case_types, missing_debug_implementations)]
@@ -30,6 +30,7 @@ pub struct umcg_config {
     pub idle: u32,
     pub preempt_signal: u32,
     pub name: *const c_char,
+    pub quantum_ns: u64,
 }
 
 /// `struct umcg_event` of `umcg.h`.
@@ -41,6 +42,8 @@ pub struct umcg_event {
     pub cookie: u64,
     pub reason: u32,
     pub syscall: i32,
+    pub source: u32,
+    pub reserved: u32,
     pub tag: u64,
     pub at_ns: u64,
     pub run_ns: u64,
@@ -136,6 +139,8 @@ fn event_of(event: &Event) -> umcg_event {
             } => number as i32,
             _ => -1,
         },
+        source: event.source.map_or(0, Source::number),
+        reserved: 0,
         tag: event.tag,
         at_ns: event.at_ns,
         run_ns: event.run_ns,
@@ -177,6 +182,7 @@ unsafe fn config_of(config: *const umcg_config) -> Result<GroupConfig, c_int> {
     if config.preempt_signal != 0 {
         made.preempt = Preempt::Signal(config.preempt_signal as i32);
     }
+    made.quantum = Duration::from_nanos(config.quantum_ns);
     if !config.name.is_null() {
         // SAFETY: by the caller.
         let name = unsafe { CStr::from_ptr(config.name) };
@@ -269,6 +275,21 @@ pub unsafe extern "C" fn umcg_group_bpf_denied(it: *const umcg_group) -> c_int {
         Ok(group) => group.is_bpf_denied().into(),
         Err(error) => error,
     }
+}
+
+/// See `umcg.h`.
+///
+/// # Safety
+///
+/// `it` is NULL or an open group, `ns` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn umcg_group_quantum(it: *const umcg_group, ns: *mut u64) -> c_int {
+    // SAFETY: by the caller.
+    let quantum = unsafe { group(it) }.map(Group::quantum);
+    result(quantum.map(|quantum| {
+        // SAFETY: by the caller.
+        unsafe { put(ns, quantum.map_or(0, |it| it.as_nanos() as u64)) };
+    }))
 }
 
 /// See `umcg.h`.
@@ -443,6 +464,21 @@ pub unsafe extern "C" fn umcg_state(
 #[unsafe(no_mangle)]
 pub extern "C" fn umcg_kick_self() -> c_int {
     result(umcg::kick_self().map_err(code))
+}
+
+/// See `umcg.h`. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn umcg_preempt_disable() {
+    umcg::section::enter();
+}
+
+/// See `umcg.h`. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn umcg_preempt_enable() -> c_int {
+    match umcg::section::leave() {
+        true => 0,
+        false => errno(ErrorKind::Invalid),
+    }
 }
 
 /// See `umcg.h`.

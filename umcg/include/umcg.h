@@ -63,6 +63,15 @@ enum {
 	UMCG_REASON_RESCUED = 11,	/* R: it runs on outside of any slot */
 };
 
+/* What forced a worker off that is told as PREEMPTED, in kernel mode. */
+enum {
+	UMCG_SOURCE_NONE = 0,
+	UMCG_SOURCE_KICK = 1,		/* umcg_kick */
+	UMCG_SOURCE_DEADLINE = 2,	/* of umcg_run */
+	UMCG_SOURCE_QUANTUM = 3,	/* its group's */
+	UMCG_SOURCE_SIGNAL = 4,		/* itself: umcg_kick_self in a handler */
+};
+
 /* umcg_group_mode */
 enum {
 	UMCG_MODE_FUTEX_ONLY = 0,
@@ -86,13 +95,22 @@ struct umcg_config {
 	uint32_t idle;		/* UMCG_IDLE_* */
 	uint32_t preempt_signal; /* forces a worker off in futex-only mode; 0 = none */
 	const char *name;	/* at most 31 bytes */
+	/* CPU time after which a worker is forced off its slot: UMCG_QUANTUM_MIN_NS to
+	 * UMCG_QUANTUM_MAX_NS, to the microsecond, else -ERANGE; 0: as long as its server lets
+	 * it. In kernel mode only: umcg_group_quantum says what holds. */
+	uint64_t quantum_ns;
 };
+
+#define UMCG_QUANTUM_MIN_NS 100000
+#define UMCG_QUANTUM_MAX_NS 1000000000
 
 struct umcg_event {
 	umcg_id worker;
 	uint64_t cookie;
 	uint32_t reason;	/* UMCG_REASON_* */
 	int32_t syscall;
+	uint32_t source;	/* UMCG_SOURCE_* */
+	uint32_t reserved;
 	uint64_t tag;		/* its word then */
 	uint64_t at_ns;
 	uint64_t run_ns;
@@ -152,6 +170,10 @@ int umcg_group_mode(const umcg_group *group);
 /* 1: kernel mode, but bpf(2) is denied, so that calls go by sched_yield and by the daemon's
  * socket, and mean the same; else 0. Any thread, never blocks. */
 int umcg_group_bpf_denied(const umcg_group *group);
+
+/* The quantum that holds now, 0 = none: so always in futex-only mode. Any thread, never
+ * blocks. */
+int umcg_group_quantum(const umcg_group *group, uint64_t *ns);
 
 /* Closes the handle only: a group lives as long as a handle or a member does, and then
  * nothing of it is left. Any thread; no other call may use the handle any more. */
@@ -270,6 +292,18 @@ int umcg_state(umcg_group *group, umcg_id who, struct umcg_snapshot *state);
  * Source: the preemption by signals of UMCG v0.4.
  */
 int umcg_kick_self(void);
+
+/*
+ * The calling worker is not forced off its slot until umcg_preempt_enable was called as
+ * often: for the time that it holds a lock of user space. No system call, but where a kick
+ * came meanwhile: then umcg_preempt_enable gives the slot up. In kernel mode one that lasts
+ * for longer than 1 ms after a kick is ended by force, and counted. Async-signal-safe; on a
+ * thread that is no worker without effect.
+ * Source: UMCG's LOCKED flag; schedctl_start of Solaris.
+ */
+void umcg_preempt_disable(void);
+/* -EINVAL: it was not disabled. */
+int umcg_preempt_enable(void);
 
 /* Sets a handler for `signal` that calls umcg_kick_self. Any thread. -EINVAL: it cannot be
  * handled. */

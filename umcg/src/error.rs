@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::mode;
+
 /// What the library's calls return.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -55,13 +57,15 @@ pub enum ErrorKind {
     Gone,
     /// A value outside of what the call takes.
     Invalid,
+    /// A quantum outside of its bounds, which the error names.
+    Quantum,
     /// The system failed in a way that none of the others names.
     Io,
 }
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::WrongState,
         Self::NotFound,
         Self::Foreign,
@@ -78,6 +82,7 @@ impl ErrorKind {
         Self::TimedOut,
         Self::Gone,
         Self::Invalid,
+        Self::Quantum,
         Self::Io,
     ];
 
@@ -100,6 +105,7 @@ impl ErrorKind {
             Self::TimedOut => libc::ETIMEDOUT,
             Self::Gone => libc::EOWNERDEAD,
             Self::Invalid => libc::EINVAL,
+            Self::Quantum => libc::ERANGE,
             Self::Io => libc::EIO,
         }
     }
@@ -136,6 +142,7 @@ impl ErrorKind {
             Self::TimedOut => "the time is over",
             Self::Gone => "what served the group is no more",
             Self::Invalid => "a value outside of what the call takes",
+            Self::Quantum => "a quantum is within 100 us..=1 s, or 0 for none",
             Self::Io => "the system failed",
         }
     }
@@ -167,6 +174,14 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == ErrorKind::Quantum {
+            let (min, max) = (mode::QUANTUM_MIN.as_nanos(), mode::QUANTUM_MAX.as_nanos());
+            return write!(
+                f,
+                "{}: quantum {} ns; not within {min}..={max} ns; take one of these, or 0 for none",
+                self.call, self.value
+            );
+        }
         write!(f, "{}: {:#x}; {}", self.call, self.value, self.kind.text())
     }
 }
@@ -186,7 +201,7 @@ impl From<Error> for std::io::Error {
             ErrorKind::Denied | ErrorKind::Foreign => std::io::ErrorKind::PermissionDenied,
             ErrorKind::NotFound => std::io::ErrorKind::NotFound,
             ErrorKind::Again => std::io::ErrorKind::WouldBlock,
-            ErrorKind::Invalid => std::io::ErrorKind::InvalidInput,
+            ErrorKind::Invalid | ErrorKind::Quantum => std::io::ErrorKind::InvalidInput,
             _ => std::io::ErrorKind::Other,
         };
         Self::new(kind, error)

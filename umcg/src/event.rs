@@ -101,6 +101,44 @@ pub enum Reason {
     Rescued,
 }
 
+/// What forced a worker off its slot.
+#[doc(alias = "umcg_source")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// A thread: [`Group::kick`](crate::Group::kick).
+    Kick,
+    /// The deadline of [`Server::run`](crate::Server::run).
+    Deadline,
+    /// [`GroupConfig::quantum`](crate::GroupConfig::quantum).
+    Quantum,
+    /// Itself, from a signal handler of the application: [`kick_self`](crate::kick_self()).
+    Signal,
+}
+
+impl Source {
+    /// Its number in `umcg.h`.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Kick => intf::umcg_source_UMCG_S_KICK,
+            Self::Deadline => intf::umcg_source_UMCG_S_DEADLINE,
+            Self::Quantum => intf::umcg_source_UMCG_S_QUANTUM,
+            Self::Signal => intf::umcg_source_UMCG_S_SIGNAL,
+        }
+    }
+
+    /// What [`number`](Self::number) says.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            intf::umcg_source_UMCG_S_KICK => Some(Self::Kick),
+            intf::umcg_source_UMCG_S_DEADLINE => Some(Self::Deadline),
+            intf::umcg_source_UMCG_S_QUANTUM => Some(Self::Quantum),
+            intf::umcg_source_UMCG_S_SIGNAL => Some(Self::Signal),
+            _ => None,
+        }
+    }
+}
+
 impl Reason {
     /// Its number in `umcg.h`.
     pub const fn number(self) -> u32 {
@@ -146,6 +184,9 @@ pub struct Event {
     pub cookie: u64,
     /// Why.
     pub reason: Reason,
+    /// Of a [`Reason::Preempted`], what forced it off; in kernel mode only, and not of one
+    /// that the relief valve had let run.
+    pub source: Option<Source>,
     /// Its word then: state, flags and the unique time of the edge.
     pub tag: u64,
     /// When, in CLOCK_MONOTONIC ns.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Kind;
 use crate::clock;
@@ -12,6 +13,7 @@ use crate::futex::sys;
 use crate::home::Home;
 use crate::member::{Server, Worker};
 use crate::mode::{GroupConfig, Mode};
+use crate::sync::Ordering::Relaxed;
 use crate::tls::{self, Busy};
 
 /// Servers and workers that belong together.
@@ -39,7 +41,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// `Invalid`: a value of `config` outside of its bounds. `Full`: no memory or no
+    /// `Invalid`: a value of `config` outside of its bounds. `Quantum`: its quantum is. `Full`: no memory or no
     /// file for it.
     ///
     /// Source: the groups of UMCG's first version (May 2021), `umcg_create_group`.
@@ -91,6 +93,22 @@ impl Group {
     #[doc(alias = "umcg_group_mode")]
     pub fn mode(&self) -> Mode {
         self.inner.home.mode()
+    }
+
+    /// How long a worker may use its slot in one go: [`GroupConfig::quantum`]. `None`: for as
+    /// long as its server lets it; always so in futex-only mode. Never blocks.
+    #[doc(alias = "umcg_group_quantum")]
+    pub fn quantum(&self) -> Option<Duration> {
+        let us = self
+            .inner
+            .home
+            .futex
+            .book()
+            .header()
+            .quantum_us
+            .load(Relaxed);
+        let kept = us != 0 && self.mode().detects_blocking();
+        kept.then(|| Duration::from_micros(us.into()))
     }
 
     /// Whether this process was found to be denied bpf(2) in kernel mode, by a seccomp filter
@@ -273,6 +291,16 @@ impl Inner {
     /// Async-signal-safe.
     pub(crate) fn is_running(&self, me: Id) -> bool {
         self.home.is_running(me)
+    }
+
+    /// `me`, the calling worker, is in so many sections. Async-signal-safe.
+    pub(crate) fn show_sections(&self, me: Id, count: u32) {
+        self.home.show_sections(me, count);
+    }
+
+    /// Gives the slot up if a kick by the kernel was put off. Async-signal-safe.
+    pub(crate) fn follow_put_off(&self, me: Id) {
+        self.home.follow_put_off(me);
     }
 
     /// Whether a kick of `me` stands. Async-signal-safe.

@@ -32,6 +32,7 @@ mod moves;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use crate::backend::{Backend, Kind};
 use crate::clock;
@@ -102,6 +103,7 @@ impl Home {
             max_members: futex.book().max_members(),
             name: futex.book().name(),
             share: futex.book().header().share.load(Relaxed),
+            quantum: Duration::from_micros(futex.book().header().quantum_us.load(Relaxed).into()),
             idle: futex.book().idle(),
             ..GroupConfig::default()
         };
@@ -378,6 +380,26 @@ impl Home {
         match self.served_now().filter(|it| is_at(home, it)) {
             Some(served) => served.group.kick_self(id_at_kernel(home)),
             None => Err(Error::new(ErrorKind::Again, "kick_self", me.raw())),
+        }
+    }
+
+    /// Async-signal-safe; the kernel's side alone forces anybody off in a section.
+    pub(crate) fn show_sections(&self, me: Id, count: u32) {
+        let home = self.home(me);
+        if home != 0
+            && let Some(served) = self.served_now().filter(|it| is_at(home, it))
+        {
+            served.group.show_sections(id_at_kernel(home), count);
+        }
+    }
+
+    /// Async-signal-safe.
+    pub(crate) fn follow_put_off(&self, me: Id) {
+        let home = self.home(me);
+        if home != 0
+            && let Some(served) = self.served_now().filter(|it| is_at(home, it))
+        {
+            served.group.follow_put_off(id_at_kernel(home));
         }
     }
 

@@ -8,7 +8,7 @@ impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]>
         Self([<T as Default>::default(); N])
     }
 }
-pub const UMCG_ABI: u32 = 4;
+pub const UMCG_ABI: u32 = 5;
 pub const UMCG_RUN_IDLE: u32 = 2147483648;
 pub type u8_ = ::std::os::raw::c_uchar;
 pub type u16_ = ::std::os::raw::c_ushort;
@@ -275,11 +275,18 @@ pub const umcg_counter_UMCG_C_grp_requeued: umcg_counter = 56;
 pub const umcg_counter_UMCG_C_grp_refused: umcg_counter = 57;
 pub const umcg_counter_UMCG_C_grp_unheld: umcg_counter = 58;
 pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 59;
-pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 60;
-pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 61;
-pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 62;
-pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 63;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 64;
+pub const umcg_counter_UMCG_C_grp_by_kick: umcg_counter = 60;
+pub const umcg_counter_UMCG_C_grp_by_deadline: umcg_counter = 61;
+pub const umcg_counter_UMCG_C_grp_by_quantum: umcg_counter = 62;
+pub const umcg_counter_UMCG_C_grp_by_signal: umcg_counter = 63;
+pub const umcg_counter_UMCG_C_grp_section: umcg_counter = 64;
+pub const umcg_counter_UMCG_C_grp_abuse: umcg_counter = 65;
+pub const umcg_counter_UMCG_C_grp_grace: umcg_counter = 66;
+pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 67;
+pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 68;
+pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 69;
+pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 70;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 71;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -331,12 +338,12 @@ pub struct umcg_cpu {
     pub parked_weight: u64_,
     pub due: u64_,
     pub __bindgen_padding_0: [u8; 32usize],
-    pub cnt: [u64_; 64usize],
+    pub cnt: [u64_; 71usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1920usize];
+    ["Size of umcg_cpu"][::std::mem::size_of::<umcg_cpu>() - 1984usize];
     ["Alignment of umcg_cpu"][::std::mem::align_of::<umcg_cpu>() - 64usize];
     ["Offset of field: umcg_cpu::cur_v"][::std::mem::offset_of!(umcg_cpu, cur_v) - 0usize];
     ["Offset of field: umcg_cpu::cur_start_ns"]
@@ -391,7 +398,7 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 208usize];
     ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 216usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 768usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 824usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
@@ -518,6 +525,18 @@ pub const umcg_reason_UMCG_R_RESCUED: umcg_reason = 11;
 pub const umcg_reason_UMCG_R_REFUSED: umcg_reason = 12;
 pub const umcg_reason_UMCG_R_UNBLOCKED: umcg_reason = 13;
 pub type umcg_reason = ::std::os::raw::c_uint;
+pub const umcg_source_UMCG_S_NONE: umcg_source = 0;
+pub const umcg_source_UMCG_S_KICK: umcg_source = 1;
+pub const umcg_source_UMCG_S_DEADLINE: umcg_source = 2;
+pub const umcg_source_UMCG_S_QUANTUM: umcg_source = 3;
+pub const umcg_source_UMCG_S_SIGNAL: umcg_source = 4;
+pub const umcg_source_UMCG_SOURCE_SHIFT: umcg_source = 8;
+pub const umcg_source_UMCG_SOURCE_MASK: umcg_source = 1792;
+pub type umcg_source = ::std::os::raw::c_uint;
+pub const umcg_quantum_UMCG_QUANTUM_MIN_US: umcg_quantum = 100;
+pub const umcg_quantum_UMCG_QUANTUM_MAX_US: umcg_quantum = 1000000;
+pub const umcg_quantum_UMCG_SECTION_MAX_US: umcg_quantum = 1000;
+pub type umcg_quantum = ::std::os::raw::c_uint;
 pub const umcg_idle_kind_UMCG_IDLE_STACK: umcg_idle_kind = 0;
 pub const umcg_idle_kind_UMCG_IDLE_RING: umcg_idle_kind = 1;
 pub const umcg_idle_kind_UMCG_IDLE_MASK: umcg_idle_kind = 2;
@@ -553,7 +572,7 @@ pub struct umcg_member {
     pub deadline_ns: u64_,
     pub parked_ns: u64_,
     pub __bindgen_anon_1: umcg_member__bindgen_ty_1,
-    pub slot_end_ns: u64_,
+    pub __bindgen_anon_2: umcg_member__bindgen_ty_2,
     pub slot_v: u64_,
     pub slot_cpu: s32,
     pub ev_seq: u32_,
@@ -581,6 +600,23 @@ const _: () = {
         [::std::mem::offset_of!(umcg_member__bindgen_ty_1, kick) - 0usize];
     ["Offset of field: umcg_member__bindgen_ty_1::idle"]
         [::std::mem::offset_of!(umcg_member__bindgen_ty_1, idle) - 0usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union umcg_member__bindgen_ty_2 {
+    pub slot_end_ns: u64_,
+    pub kick_ns: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_member__bindgen_ty_2"]
+        [::std::mem::size_of::<umcg_member__bindgen_ty_2>() - 8usize];
+    ["Alignment of umcg_member__bindgen_ty_2"]
+        [::std::mem::align_of::<umcg_member__bindgen_ty_2>() - 8usize];
+    ["Offset of field: umcg_member__bindgen_ty_2::slot_end_ns"]
+        [::std::mem::offset_of!(umcg_member__bindgen_ty_2, slot_end_ns) - 0usize];
+    ["Offset of field: umcg_member__bindgen_ty_2::kick_ns"]
+        [::std::mem::offset_of!(umcg_member__bindgen_ty_2, kick_ns) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -612,8 +648,6 @@ const _: () = {
         [::std::mem::offset_of!(umcg_member, deadline_ns) - 96usize];
     ["Offset of field: umcg_member::parked_ns"]
         [::std::mem::offset_of!(umcg_member, parked_ns) - 104usize];
-    ["Offset of field: umcg_member::slot_end_ns"]
-        [::std::mem::offset_of!(umcg_member, slot_end_ns) - 120usize];
     ["Offset of field: umcg_member::slot_v"]
         [::std::mem::offset_of!(umcg_member, slot_v) - 128usize];
     ["Offset of field: umcg_member::slot_cpu"]
@@ -652,6 +686,7 @@ pub struct umcg_desk {
     pub asleep: u32_,
     pub queued: u32_,
     pub next: u32_,
+    pub nopreempt: u32_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -676,6 +711,8 @@ const _: () = {
     ["Offset of field: umcg_desk::asleep"][::std::mem::offset_of!(umcg_desk, asleep) - 76usize];
     ["Offset of field: umcg_desk::queued"][::std::mem::offset_of!(umcg_desk, queued) - 80usize];
     ["Offset of field: umcg_desk::next"][::std::mem::offset_of!(umcg_desk, next) - 84usize];
+    ["Offset of field: umcg_desk::nopreempt"]
+        [::std::mem::offset_of!(umcg_desk, nopreempt) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -699,7 +736,8 @@ pub struct umcg_group {
     pub idle_top: u64_,
     pub stuck: u64_,
     pub idle_end: u32_,
-    pub pad: [u32_; 15usize],
+    pub quantum_us: u32_,
+    pub pad: [u32_; 14usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -728,7 +766,9 @@ const _: () = {
     ["Offset of field: umcg_group::stuck"][::std::mem::offset_of!(umcg_group, stuck) - 120usize];
     ["Offset of field: umcg_group::idle_end"]
         [::std::mem::offset_of!(umcg_group, idle_end) - 128usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 132usize];
+    ["Offset of field: umcg_group::quantum_us"]
+        [::std::mem::offset_of!(umcg_group, quantum_us) - 132usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 136usize];
 };
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;

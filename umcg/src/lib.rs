@@ -83,6 +83,8 @@ pub mod record;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod runtime;
+#[cfg(not(loom))]
+pub mod section;
 pub mod sleep;
 pub mod sync;
 #[cfg(not(loom))]
@@ -105,18 +107,20 @@ pub use claim::Claim;
 #[cfg(not(loom))]
 pub use clock::{FOREVER, after, now};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Event, Id, Member, Reason, Snapshot, Woken};
+pub use event::{Event, Id, Member, Reason, Snapshot, Source, Woken};
 #[cfg(not(loom))]
 pub use group::{Group, kick_self};
 pub use list::Pushed;
 #[cfg(not(loom))]
 pub use member::{Server, Worker};
 
-pub use mode::{GroupConfig, Idle, Mode, Preempt, Why};
+pub use mode::{GroupConfig, Idle, Mode, Preempt, QUANTUM_MAX, QUANTUM_MIN, Why};
 pub use record::{Cpu, List, Ring};
 pub use ring::Choice;
 #[cfg(not(loom))]
 pub use runtime::Runtime;
+#[cfg(not(loom))]
+pub use section::{NoPreempt, no_preempt};
 #[cfg(not(loom))]
 pub use timer::{ThreadTimer, TimerClock};
 pub use word::{State, Word};

@@ -1,7 +1,9 @@
 //! How a group is served, and what it was created for.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::intf;
 
 /// How a group is served at this moment.
@@ -137,6 +139,13 @@ pub struct GroupConfig {
     pub idle: Idle,
     /// How a worker is forced off without the kernel's help.
     pub preempt: Preempt,
+    /// How long a worker may use its slot in one go, in CPU time: then it is forced off, and
+    /// told as [`Preempted`](crate::Reason::Preempted). [`QUANTUM_MIN`]..=[`QUANTUM_MAX`], to the
+    /// microsecond; zero: for as long as its server lets it. The kernel's tick does not matter.
+    ///
+    /// In kernel mode only: in futex-only mode there is none, and
+    /// [`Group::quantum`](crate::Group::quantum) says so.
+    pub quantum: Duration,
     /// The weight of each of its servers, 1..=10000 percent of that of a thread with the
     /// same nice value; in kernel mode only. The daemon refuses one above 100 to all but
     /// root: a user could take the machine.
@@ -147,12 +156,35 @@ pub struct GroupConfig {
     pub futex_only: bool,
 }
 
+/// The shortest [`GroupConfig::quantum`]: a tenth of it goes into the switches.
+#[doc(alias = "UMCG_QUANTUM_MIN_NS")]
+pub const QUANTUM_MIN: Duration =
+    Duration::from_micros(intf::umcg_quantum_UMCG_QUANTUM_MIN_US as u64);
+/// The longest [`GroupConfig::quantum`].
+#[doc(alias = "UMCG_QUANTUM_MAX_NS")]
+pub const QUANTUM_MAX: Duration =
+    Duration::from_micros(intf::umcg_quantum_UMCG_QUANTUM_MAX_US as u64);
+
+#[cfg_attr(loom, allow(dead_code))]
+impl GroupConfig {
+    /// The quantum in microseconds, 0 = none; an error if it is out of bounds.
+    pub(crate) fn quantum_us(&self) -> Result<u32> {
+        let in_bounds = (QUANTUM_MIN..=QUANTUM_MAX).contains(&self.quantum);
+        if !self.quantum.is_zero() && !in_bounds {
+            let ns = u64::try_from(self.quantum.as_nanos()).unwrap_or(u64::MAX);
+            return Err(Error::new(ErrorKind::Quantum, "group_create", ns));
+        }
+        Ok(self.quantum.as_micros() as u32)
+    }
+}
+
 impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             name: String::new(),
             idle: Idle::default(),
             preempt: Preempt::default(),
+            quantum: Duration::ZERO,
             share: 100,
             max_members: 1024,
             futex_only: false,
@@ -163,6 +195,32 @@ impl Default for GroupConfig {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantum_out_of_bounds_is_named_with_them() {
+        let us = |quantum| {
+            let config = GroupConfig {
+                quantum,
+                ..GroupConfig::default()
+            };
+            config.quantum_us()
+        };
+        assert_eq!(us(Duration::ZERO), Ok(0));
+        assert_eq!(us(QUANTUM_MIN), Ok(100));
+        assert_eq!(us(Duration::from_nanos(500_999)), Ok(500));
+        assert_eq!(us(QUANTUM_MAX), Ok(1_000_000));
+        for ns in [1, 99_999, 1_000_000_001] {
+            let error = us(Duration::from_nanos(ns)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Quantum);
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "group_create: quantum {ns} ns; not within 100000..=1000000000 ns; \
+                     take one of these, or 0 for none"
+                )
+            );
+        }
+    }
 
     #[test]
     fn mode_display_says_why() {

@@ -27,6 +27,8 @@ struct Me {
     /// A handler kicked while `depth` was not 0: due when the call ends.
     kicked: Cell<bool>,
     forks: Cell<u32>,
+    /// Sections without preemption that the thread is in; each counts in `depth` as well.
+    sections: Cell<u32>,
 }
 
 /// The membership.
@@ -45,6 +47,7 @@ thread_local! {
             depth: Cell::new(0),
             kicked: Cell::new(false),
             forks: Cell::new(0),
+            sections: Cell::new(0),
         }
     };
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
@@ -155,6 +158,56 @@ impl Drop for Busy {
         if outermost == Ok(true) {
             follow_kick();
         }
+    }
+}
+
+/// Sections without preemption that the calling thread is in.
+pub(crate) fn sections() -> u32 {
+    ME.try_with(|me| me.sections.get()).unwrap_or(0)
+}
+
+/// The calling thread is in one section more. Async-signal-safe, as its end is.
+pub(crate) fn enter_section() {
+    let _ = ME.try_with(|me| {
+        // First: a handler that comes between must not believe that it may kick.
+        me.depth.set(me.depth.get() + 1);
+        me.sections.set(me.sections.get() + 1);
+    });
+    compiler_fence(SeqCst);
+    show_sections();
+}
+
+/// And in one less; follows what was put off if it was the last. False: it was in none.
+pub(crate) fn leave_section() -> bool {
+    compiler_fence(SeqCst);
+    let left = ME.try_with(|me| {
+        let left = me.sections.get().checked_sub(1)?;
+        me.sections.set(left);
+        Some(left)
+    });
+    let Some(left) = left.ok().flatten() else {
+        return false;
+    };
+    show_sections();
+    compiler_fence(SeqCst);
+    let outermost = ME.try_with(|me| {
+        me.depth.set(me.depth.get() - 1);
+        me.depth.get() == 0
+    });
+    if left == 0 && outermost == Ok(true) {
+        follow_kick();
+        if let Some((group, id, false)) = current() {
+            group.follow_put_off(id);
+        }
+    }
+    true
+    // pairs with put_off() in gkick.bpf.h
+}
+
+/// Says so where BPF reads it.
+fn show_sections() {
+    if let Some((group, id, false)) = current() {
+        group.show_sections(id, sections());
     }
 }
 

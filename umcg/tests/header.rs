@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use umcg::{FOREVER, Reason, State, word};
+use umcg::{FOREVER, QUANTUM_MAX, QUANTUM_MIN, Reason, Source, State, word};
 
 const HEADER: &str = include_str!("../include/umcg.h");
 
@@ -66,6 +66,15 @@ fn header_constants_are_the_librarys() {
     for (name, reason) in reasons() {
         is(format!("UMCG_REASON_{name}"), u64::from(reason.number()));
     }
+    for (name, source) in [
+        ("KICK", Source::Kick),
+        ("DEADLINE", Source::Deadline),
+        ("QUANTUM", Source::Quantum),
+        ("SIGNAL", Source::Signal),
+    ] {
+        is(format!("UMCG_SOURCE_{name}"), u64::from(source.number()));
+    }
+    is("UMCG_SOURCE_NONE".into(), 0);
     // Those that umcg-c turns into the library's types, by these numbers.
     for (name, value) in [
         ("MODE_FUTEX_ONLY", 0),
@@ -82,5 +91,9 @@ fn header_constants_are_the_librarys() {
     assert!(theirs.is_empty(), "not compared: {theirs:?}");
     assert!(HEADER.contains("#define UMCG_FUTEX_ONLY 0x1 "));
     assert!(HEADER.contains("#define UMCG_FOREVER UINT64_MAX"));
+    for (name, quantum) in [("MIN", QUANTUM_MIN), ("MAX", QUANTUM_MAX)] {
+        let line = format!("#define UMCG_QUANTUM_{name}_NS {}\n", quantum.as_nanos());
+        assert!(HEADER.contains(&line), "{line}");
+    }
     assert_eq!(FOREVER, u64::MAX);
 }

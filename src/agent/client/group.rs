@@ -292,7 +292,8 @@ impl Group {
             idle_top: 0,
             idle_end: 0,
             stuck: 0,
-            pad: [0; 15],
+            quantum_us: request.quantum_us,
+            pad: [0; 14],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

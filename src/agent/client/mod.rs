@@ -221,6 +221,11 @@ impl Clients {
         {
             return Err(libc::EINVAL);
         }
+        let quantum =
+            intf::umcg_quantum_UMCG_QUANTUM_MIN_US..=intf::umcg_quantum_UMCG_QUANTUM_MAX_US;
+        if request.quantum_us != 0 && !quantum.contains(&request.quantum_us) {
+            return Err(libc::ERANGE);
+        }
         if request.share > 100 && peer.uid != 0 {
             debug!(
                 "client: share {} is for root; uid {}",

@@ -35,6 +35,8 @@ mod life;
 mod member;
 mod partial;
 mod policy;
+mod preempt;
+mod preempt_churn;
 mod published;
 mod see;
 mod servers;
@@ -132,6 +134,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         cgroup::TESTS,
         decide::TESTS,
         policy::TESTS,
+        preempt::TESTS,
+        preempt_churn::TESTS,
         hammer::TESTS,
         idle::TESTS,
         idle_group::TESTS,

@@ -31,7 +31,7 @@ use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 pub(crate) const SLOTS: usize = super::mask::BITS;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"umcgbook");
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What all need to know.
 #[derive(Debug, Default)]
@@ -46,6 +46,8 @@ pub(crate) struct Header {
     /// 0, or the signal of [`Preempt::Signal`].
     pub(crate) signal: AtomicU32,
     pub(crate) share: AtomicU32,
+    /// Microseconds, 0 = none.
+    pub(crate) quantum_us: AtomicU32,
     pub(crate) futex_only: AtomicU32,
     name: [AtomicU64; 4],
     /// A second process has joined: members may die without a word.
@@ -191,6 +193,7 @@ impl Book {
             Preempt::Signal(signal) if (1..=libc::SIGRTMAX()).contains(&signal) => signal as u32,
             Preempt::Signal(signal) => return Err(invalid(signal as u64)),
         };
+        let quantum_us = config.quantum_us()?;
         let name = config.name.as_bytes();
         if name.len() > 31 || name.contains(&0) {
             return Err(invalid(name.len() as u64));
@@ -208,6 +211,7 @@ impl Book {
         header.idle.store(config.idle.number(), Relaxed);
         header.signal.store(signal, Relaxed);
         header.share.store(config.share, Relaxed);
+        header.quantum_us.store(quantum_us, Relaxed);
         header.futex_only.store(config.futex_only.into(), Relaxed);
         for (word, bytes) in header.name.iter().zip(name.chunks(8)) {
             let mut eight = [0; 8];

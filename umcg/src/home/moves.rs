@@ -170,6 +170,7 @@ impl Home {
             worker,
             cookie: side.map_or(0, |side| side.cookie.load(Relaxed)),
             reason: Reason::Rescued,
+            source: None,
             tag: 0,
             at_ns: clock::now(),
             run_ns: 0,

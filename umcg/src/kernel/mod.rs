@@ -30,6 +30,7 @@ use crate::event::{Event, Id, Member, Snapshot, Woken};
 use crate::intf;
 use crate::mode::{GroupConfig, Mode};
 use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::tls;
 use crate::word::{PENDING, State, Word};
 use proto::{Op, Request};
 use record::{Desk, Head, Truth};
@@ -87,6 +88,7 @@ pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
     let mut request = Request::new(Op::Create);
     (request.max_members, request.share) = (config.max_members, config.share);
     request.idle = config.idle.number();
+    request.quantum_us = config.quantum_us()?;
     // One byte less than there is room for: book.rs refuses longer ones.
     for (to, from) in request.name.iter_mut().zip(config.name.bytes().take(31)) {
         *to = from;
@@ -234,7 +236,7 @@ impl KernelGroup {
     pub fn scribble(&self, index: u32, value: u64) {
         const OP_LEAVE: u32 = intf::umcg_op_UMCG_OP_LEAVE;
         let desk = self.desk(index);
-        match value % 10 {
+        match value % 11 {
             // What there is, but not to leave, and what there is not.
             0 if value & 0x80 == 0 => desk.op.store((value as u32 >> 8) % OP_LEAVE, Relaxed),
             0 => desk.op.store(value as u32 >> 8 | 0x10, Relaxed),
@@ -246,6 +248,7 @@ impl KernelGroup {
             6 => desk.poked.store(value as u32 >> 3, Relaxed),
             7 => desk.resync.store(value as u32 >> 3, Relaxed),
             8 => desk.left_id.store(value, Relaxed),
+            9 => desk.nopreempt.store(value as u32 >> 3, Relaxed),
             _ => desk.next.store(value as u32 >> 20, Relaxed),
         }
     }
@@ -311,6 +314,7 @@ impl KernelGroup {
         let bell = bell.map(Bell::new).transpose().map_err(os("register"))?;
         self.run_call(&mut call, "register")?;
         let me = Id::from_raw(call.me);
+        self.show_sections(me, tls::sections());
         self.sit(me);
         told(me);
         match kind {

@@ -13,13 +13,13 @@
 /// First word of every message.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"UMCG");
 /// Changes with the messages or the records.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Where the daemon listens, unless `UMCG_SOCKET` names another place.
 pub const SOCKET: &str = "/run/scx_umcg/client.sock";
 /// Tokens in one reply.
 pub const MAX_TOKENS: usize = 16;
 /// Bytes of a request.
-pub const REQUEST_BYTES: usize = 120;
+pub const REQUEST_BYTES: usize = 128;
 /// Bytes of a reply.
 pub const REPLY_BYTES: usize = 80 + 16 * MAX_TOKENS;
 
@@ -64,6 +64,8 @@ pub struct Request {
     pub share: u32,
     /// CREATE: `enum umcg_idle_kind`.
     pub idle: u32,
+    /// CREATE: 0 = none, else within `enum umcg_quantum`.
+    pub quantum_us: u32,
     /// JOIN, WAKE, KICK: which group.
     pub ticket: [u8; 32],
     /// CREATE: for people, ends with 0.
@@ -162,6 +164,7 @@ impl Request {
             max_members: 0,
             share: 100,
             idle: 0,
+            quantum_us: 0,
             ticket: [0; 32],
             name: [0; 32],
         }
@@ -186,6 +189,7 @@ impl Request {
         put(&mut out, 104, &self.token[1].to_le_bytes());
         put(&mut out, 112, &self.thread.to_le_bytes());
         put(&mut out, 116, &self.idle.to_le_bytes());
+        put(&mut out, 120, &self.quantum_us.to_le_bytes());
         out
     }
 
@@ -214,6 +218,7 @@ impl Request {
             token: [u64_at(from, 96), u64_at(from, 104)],
             thread: u32_at(from, 112).cast_signed(),
             idle: u32_at(from, 116),
+            quantum_us: u32_at(from, 120),
         })
     }
 }

@@ -4,7 +4,7 @@
 use crate::intf;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-use crate::word::{TIMEDOUT, Word};
+use crate::word::{PENDING, TIMEDOUT, Word};
 
 /// A member, in the truth map: read only here.
 #[doc(alias = "umcg_member")]
@@ -34,6 +34,7 @@ pub struct Truth {
     pub parked_ns: AtomicU64,
     /// A server's: its entry in the idle structure, `idle` in C.
     pub kick: AtomicU64,
+    /// A worker's: `kick_ns` in C.
     pub slot_end_ns: AtomicU64,
     pub slot_v: AtomicU64,
     pub slot_cpu: AtomicI32,
@@ -51,6 +52,15 @@ impl Truth {
     /// Whether the worker's last wait ended by its time, or by a signal.
     pub fn wait_timed_out(&self) -> bool {
         Word(self.word.load(Relaxed)).flags() & TIMEDOUT != 0
+    }
+
+    /// Whether a kick asks for the end of the stint that the worker is in.
+    pub fn is_kicked(&self) -> bool {
+        const SOURCE: u64 = intf::umcg_source_UMCG_SOURCE_MASK as u64;
+        let kick = self.kick.load(Relaxed);
+        let stint = self.word.load(Relaxed) & !(PENDING | TIMEDOUT);
+        kick != 0 && kick & !SOURCE == stint
+        // as kick_stands() in C
     }
 }
 
@@ -73,7 +83,8 @@ pub struct Desk {
     pub asleep: AtomicU32,
     pub queued: AtomicU32,
     pub next: AtomicU32,
-    _line1: [u64; 5],
+    pub nopreempt: AtomicU32,
+    _line1: [u32; 9],
 }
 
 /// Record 0 of the truth map.
@@ -100,7 +111,8 @@ pub struct Head {
     pub idle_top: AtomicU64,
     pub stuck: AtomicU64,
     pub idle_end: AtomicU32,
-    _pad: [u32; 15],
+    pub quantum_us: AtomicU32,
+    _pad: [u32; 14],
 }
 
 macro_rules! same_place {
@@ -140,7 +152,6 @@ same_place!(
         target,
         deadline_ns,
         parked_ns,
-        slot_end_ns,
         slot_v,
         slot_cpu,
         ev_seq,
@@ -170,7 +181,8 @@ same_place!(
         resync,
         asleep,
         queued,
-        next
+        next,
+        nopreempt
     ]
 );
 same_place!(
@@ -178,10 +190,12 @@ same_place!(
     umcg_group,
     [
         abi, group, epoch, gen_, capacity, share, full, servers, idle, tat_ns, cursor, members,
-        shared, uid, name, idle_kind, idle_top, idle_end,
+        shared, uid, name, idle_kind, idle_top, idle_end, quantum_us,
     ]
 );
-/// `kick` and `idle` share a place in C.
-const _: () = assert!(
-    std::mem::offset_of!(Truth, kick) == std::mem::offset_of!(intf::umcg_member, __bindgen_anon_1)
-);
+/// `kick` and `idle` share a place in C, `slot_end_ns` and `kick_ns` another.
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(Truth, kick) == offset_of!(intf::umcg_member, __bindgen_anon_1));
+    assert!(offset_of!(Truth, slot_end_ns) == offset_of!(intf::umcg_member, __bindgen_anon_2));
+};

@@ -3,7 +3,7 @@
 use super::record::Desk;
 use super::{KernelGroup, SERVERS, UNSEEN, sys};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Id, Reason};
+use crate::event::{Event, Id, Reason, Source};
 use crate::intf;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::fence;
@@ -11,6 +11,9 @@ use crate::word::{self, State, Word};
 
 /// Hand-overs that found their CPU with other work queued are asked for again.
 const RETRIES: u32 = 64;
+/// In `why`: what a worker was forced off by.
+const SOURCE_MASK: u32 = intf::umcg_source_UMCG_SOURCE_MASK;
+const SOURCE_SHIFT: u32 = intf::umcg_source_UMCG_SOURCE_SHIFT;
 /// State of an entry on the stack of idle servers.
 const DELETED: u32 = intf::umcg_entry_UMCG_E_DELETED;
 
@@ -150,10 +153,15 @@ impl KernelGroup {
             intf::umcg_reason_UMCG_R_RESCUED => Reason::Rescued,
             _ => Reason::Waits,
         };
+        let source = match reason {
+            Reason::Preempted => Source::from_number(truth.ev_nr.load(Relaxed).cast_unsigned()),
+            _ => None,
+        };
         Event {
             worker,
             cookie: self.truth(worker.index()).cookie.load(Relaxed),
             reason,
+            source,
             tag: truth.ev_tag.load(Relaxed),
             at_ns: truth.ev_at_ns.load(Relaxed),
             run_ns: truth.ev_run_ns.load(Relaxed),
@@ -272,6 +280,7 @@ impl KernelGroup {
                 worker: Id::from_raw(id),
                 cookie: desk.left_cookie.load(Relaxed),
                 reason: Reason::Exited,
+                source: None,
                 tag: at_ns << 16 | State::None as u64,
                 at_ns,
                 run_ns: desk.left_run_ns.load(Relaxed),
@@ -338,17 +347,23 @@ impl KernelGroup {
 
     fn listed(&self, index: u32, word: Word) -> Event {
         let truth = self.truth(index);
-        let reason = match truth.why.load(Relaxed) {
+        let why = truth.why.load(Relaxed);
+        let reason = match why & !SOURCE_MASK {
             intf::umcg_reason_UMCG_R_NEW => Reason::New,
             intf::umcg_reason_UMCG_R_TIMEDOUT => Reason::TimedOut,
             _ if word.flags() & word::YIELDED != 0 => Reason::Yielded,
             _ if word.flags() & word::PREEMPTED != 0 => Reason::Preempted,
             _ => Reason::Woken,
         };
+        let source = match reason {
+            Reason::Preempted => Source::from_number((why & SOURCE_MASK) >> SOURCE_SHIFT),
+            _ => None,
+        };
         Event {
             worker: Id::new(index, truth.gen_.load(Relaxed)),
             cookie: truth.cookie.load(Relaxed),
             reason,
+            source,
             tag: word.0,
             at_ns: truth.since_ns.load(Relaxed),
             run_ns: truth.run_ns.load(Relaxed),

@@ -195,6 +195,20 @@ impl KernelGroup {
         self.wait_since(me, deadline_ns, switched)
     }
 
+    /// The calling thread, worker `me`, is in so many sections without preemption.
+    pub fn show_sections(&self, me: Id, count: u32) {
+        self.desk(me.index()).nopreempt.store(count, Relaxed);
+        // pairs with put_off()
+    }
+
+    /// Gives the slot up if a kick was put off for a section that has ended now. A yield
+    /// without a request is where BPF meets it.
+    pub fn follow_put_off(&self, me: Id) {
+        if self.truth(me.index()).is_kicked() {
+            sys::yield_cpu();
+        }
+    }
+
     pub(super) fn yield_slot(&self, me: Id) -> Result<()> {
         self.find(me, "yield")?;
         for _ in 0..UNSEEN {

@@ -187,6 +187,7 @@ mod tests {
             worker,
             cookie: 0,
             reason,
+            source: None,
             tag: 0,
             at_ns,
             run_ns: 0,

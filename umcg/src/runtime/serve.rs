@@ -111,6 +111,7 @@ impl Shared {
                         worker,
                         cookie: 0,
                         reason: Reason::Woken,
+                        source: None,
                         tag: state.tag,
                         at_ns: state.since_ns,
                         run_ns: state.run_ns,
