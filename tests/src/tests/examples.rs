@@ -18,13 +18,16 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Each with a line that only a run to its end prints.
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 9] = [
     ("hello", "worker 2, turn 1"),
     ("pool", "40 tasks"),
     ("lockstep", "done"),
     ("httpd", "64 requests"),
     ("hog", "was preempted"),
     ("handoff", "10000 round trips"),
+    ("sigalrm", "SIGALRM: the hogs were forced off"),
+    ("sigprof", "SIGPROF: the hogs were forced off"),
+    ("sigvtalrm", "SIGVTALRM: the hogs were forced off"),
 ];
 
 fn example(name: &str, wanted: &str) -> Result<()> {
