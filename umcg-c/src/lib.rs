@@ -547,6 +547,7 @@ const fn c_text(kind: ErrorKind) -> &'static CStr {
         ErrorKind::Again => c"not at this moment",
         ErrorKind::NotHere => c"the worker may not run on this server's CPU",
         ErrorKind::TimedOut => c"the time is over",
+        ErrorKind::Quantum => c"a quantum is within 100 us..=1 s, or 0 for none",
         ErrorKind::Gone => c"what served the group is no more",
         ErrorKind::Invalid => c"a value outside of what the call takes",
         _ => c"the system failed",
