@@ -11,8 +11,13 @@ use crate::load::{self, Hog, shares};
 use crate::unkind::Unkind;
 
 pub const TESTS: &[Test] = &[
-    timed("vm_free_hogs_share_evenly", "share", 14, free_hogs),
-    timed("vm_short_sleeper_keeps_its_half", "share", 8, short_sleeper),
+    timed("vm_free_hogs_share_evenly", "share,newest", 14, free_hogs),
+    timed(
+        "vm_short_sleeper_keeps_its_half",
+        "share,newest",
+        8,
+        short_sleeper,
+    ),
     full(
         "vm_full_throughput_beside_eevdf",
         "bars-default",

@@ -9,16 +9,21 @@ use crate::harness::{Sched, Verdict, median, metric};
 use crate::load::{self, Hog, shares};
 
 pub const TESTS: &[Test] = &[
-    timed("vm_pinned_hogs_share_evenly", "share", 8, pinned),
-    timed("vm_nice_is_honoured", "share", 10, nice),
-    timed("vm_batch_and_idle_keep_behind", "share", 14, classes),
+    timed("vm_pinned_hogs_share_evenly", "share,newest", 8, pinned),
+    timed("vm_nice_is_honoured", "share,newest", 10, nice),
+    timed("vm_batch_and_idle_keep_behind", "share,newest", 14, classes),
     timed(
         "vm_idle_cpu_beside_work_is_rare",
-        "share",
+        "share,newest",
         12,
         conservation::<8>,
     ),
-    timed("vm_messaging_is_no_slower", "share", 30, messaging_short),
+    timed(
+        "vm_messaging_is_no_slower",
+        "share,newest",
+        30,
+        messaging_short,
+    ),
     full(
         "vm_full_messaging_beside_eevdf",
         "bars",
@@ -26,7 +31,12 @@ pub const TESTS: &[Test] = &[
         messaging_full,
     ),
     full("vm_full_conservation_60s", "bars", 75, conservation::<60>),
-    short("vm_agent_has_no_page_faults", "share", 26, page_faults),
+    short(
+        "vm_agent_has_no_page_faults",
+        "share,newest",
+        26,
+        page_faults,
+    ),
 ];
 
 fn pinned() -> Result<Verdict> {

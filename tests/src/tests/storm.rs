@@ -10,24 +10,34 @@ use crate::harness::{Sched, Verdict, metric};
 use crate::load::{self, Hog, perf_bench, run};
 
 pub const TESTS: &[Test] = &[
-    short("vm_hogs_and_cyclictest", "storm", 14, hogs_cyclictest::<10>),
+    short(
+        "vm_hogs_and_cyclictest",
+        "storm,newest",
+        14,
+        hogs_cyclictest::<10>,
+    ),
     full(
         "vm_full_hogs_and_cyclictest_60s",
-        "storm",
+        "storm,newest",
         70,
         hogs_cyclictest::<60>,
     ),
-    short("vm_benchmarks_end", "storm", 20, benchmarks::<1>),
+    short("vm_benchmarks_end", "storm,newest", 20, benchmarks::<1>),
     full(
         "vm_full_benchmarks_five_times",
-        "storm",
+        "storm,newest",
         90,
         benchmarks::<5>,
     ),
-    short("vm_fork_exec_storm", "storm", 14, fork_exec::<8>),
-    full("vm_full_fork_exec_storm_60s", "storm", 75, fork_exec::<60>),
-    short("vm_affinity_nice_churn", "storm", 14, churn::<8>),
-    short("vm_edges_are_conserved", "storm", 8, conserved),
+    short("vm_fork_exec_storm", "storm,newest", 14, fork_exec::<8>),
+    full(
+        "vm_full_fork_exec_storm_60s",
+        "storm,newest",
+        75,
+        fork_exec::<60>,
+    ),
+    short("vm_affinity_nice_churn", "storm,newest", 14, churn::<8>),
+    short("vm_edges_are_conserved", "storm,newest", 8, conserved),
     timed(
         "vm_idle_machine_stays_idle",
         "long,newest,append=psi=1",
