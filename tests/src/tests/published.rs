@@ -360,7 +360,13 @@ fn timeouts_body() -> Result<()> {
     let id = boss.new_one(2)?;
     // It hands its slot on to the other one, whose next wait ends the run; one that sleeps
     // for real is woken instead.
-    let end = boss.run(id, FOREVER)?.context("it is new")?;
+    let mut end = boss.run(id, FOREVER)?.context("it is new")?;
+    while end.reason == Reason::Fault {
+        boss.news_of(end.worker)?;
+        end = boss
+            .run(end.worker, FOREVER)?
+            .context("its page is there")?;
+    }
     ensure!(end.reason == Reason::Waits, "{end:?}");
     if end.worker == id {
         boss.news_of(to)?;
