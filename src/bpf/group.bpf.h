@@ -170,8 +170,9 @@ static __always_inline u64 server_bit(u32 idx)
 /* What a word says of waits, beside its state: it outlives edges. */
 #define WAIT_FLAGS ((u64)(UMCG_F_PENDING | UMCG_F_TIMEDOUT))
 
-/* The word that an edge from @old to @to makes, at @stamp. */
-static __always_inline u64 edge_word(u64 old, u64 to, u64 clear, u64 stamp)
+/* One try of member_edge() from @old: the word that was there. */
+static __always_inline u64 edge_try(struct umcg_member *m, u64 old, u64 to, u64 clear,
+				    u64 now)
 {
 	u64 keep = old & WAIT_FLAGS & ~clear;
 
@@ -179,7 +180,7 @@ static __always_inline u64 edge_word(u64 old, u64 to, u64 clear, u64 stamp)
 		keep &= ~(u64)UMCG_F_TIMEDOUT;
 	if (old & clear & UMCG_F_PENDING)
 		to &= ~(u64)UMCG_F_TIMEDOUT;
-	return word_make(stamp, to | keep);
+	return word_try(&m->word, &m->since_ns, old, to | keep, now);
 }
 
 /*
@@ -190,7 +191,7 @@ __weak int member_edge_again(struct umcg_member *m __arg_nonnull, u32 from, u32 
 			     u64 now, u64 *seen __arg_nonnull)
 {
 	u64 to = flags & ((1U << UMCG_TIME_SHIFT) - 1), clear = flags >> UMCG_TIME_SHIFT;
-	u64 old = READ_ONCE(m->word), got, stamp;
+	u64 old = READ_ONCE(m->word), got;
 	int i;
 
 	bpf_for(i, 1, WORD_TRIES) {
@@ -198,12 +199,9 @@ __weak int member_edge_again(struct umcg_member *m __arg_nonnull, u32 from, u32 
 		*seen = old;
 		if (!(from & FROM(word_state(old) & 7)))
 			return false;
-		stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
-		got = umcg_cmpxchg(&m->word, old, edge_word(old, to, clear, stamp));
-		if (got == old) {
-			WRITE_ONCE(m->since_ns, stamp);
+		got = edge_try(m, old, to, clear, now);
+		if (got == old)
 			return true;
-		}
 		old = got;
 	}
 	return false;
@@ -218,16 +216,13 @@ __weak int member_edge_again(struct umcg_member *m __arg_nonnull, u32 from, u32 
 static __always_inline bool member_edge(struct umcg_member *m, u32 from, u64 to,
 					u64 clear, u64 now, u64 *seen)
 {
-	u64 old = READ_ONCE(m->word), stamp;
+	u64 old = READ_ONCE(m->word);
 
 	*seen = old;
 	if (!(from & FROM(word_state(old) & 7)))
 		return false;
-	stamp = stamp_after(old, READ_ONCE(m->since_ns), now);
-	if (likely(umcg_cmpxchg(&m->word, old, edge_word(old, to, clear, stamp)) == old)) {
-		WRITE_ONCE(m->since_ns, stamp);
+	if (likely(edge_try(m, old, to, clear, now) == old))
 		return true;
-	}
 	return member_edge_again(m, from, to | clear << UMCG_TIME_SHIFT, now, seen);
 }
 

@@ -50,6 +50,18 @@ static __always_inline u64 word_make(u64 stamp, u64 state)
 #define FROM(state) (1U << (state))
 #define FROM_ANY ((1U << UMCG_NR_STATES) - 1)
 
+/* One try: @old becomes @state at a time of its own, unless another writer came first. */
+static __always_inline u64 word_try(u64 *word, u64 *since_ns, u64 old, u64 state,
+				    u64 now)
+{
+	u64 stamp = stamp_after(old, READ_ONCE(*since_ns), now), seen;
+
+	seen = umcg_cmpxchg(word, old, word_make(stamp, state));
+	if (likely(seen == old))
+		WRITE_ONCE(*since_ns, stamp);
+	return seen;
+}
+
 /*
  * The tries of word_move() after the first, which has seen @old. A function of its own:
  * another writer is rare, and the verifier walks it once for each program.
@@ -57,17 +69,14 @@ static __always_inline u64 word_make(u64 stamp, u64 state)
 __weak u64 word_move_again(u64 *word __arg_nonnull, u64 *since_ns __arg_nonnull,
 			   u64 old, u64 state, u64 now)
 {
-	u64 seen, stamp;
+	u64 seen;
 	int i;
 
 	bpf_for(i, 1, WORD_TRIES) {
 		count(word_race);
-		stamp = stamp_after(old, READ_ONCE(*since_ns), now);
-		seen = umcg_cmpxchg(word, old, word_make(stamp, state));
-		if (seen == old) {
-			WRITE_ONCE(*since_ns, stamp);
+		seen = word_try(word, since_ns, old, state, now);
+		if (seen == old)
 			break;
-		}
 		old = seen;
 	}
 	return old;
@@ -81,13 +90,9 @@ __weak u64 word_move_again(u64 *word __arg_nonnull, u64 *since_ns __arg_nonnull,
 static __always_inline u64 word_move(u64 *word, u64 *since_ns, u32 from,
 				     u64 state, u64 now)
 {
-	u64 old = READ_ONCE(*word), seen, stamp;
+	u64 old = READ_ONCE(*word), seen = word_try(word, since_ns, old, state, now);
 
-	stamp = stamp_after(old, READ_ONCE(*since_ns), now);
-	seen = umcg_cmpxchg(word, old, word_make(stamp, state));
-	if (likely(seen == old))
-		WRITE_ONCE(*since_ns, stamp);
-	else
+	if (unlikely(seen != old))
 		old = word_move_again(word, since_ns, seen, state, now);
 
 	if (unlikely(!(from & FROM(word_state(old) & 7)))) {

@@ -145,6 +145,15 @@ impl Home {
         Some((served, id_at_kernel(home)))
     }
 
+    /// The same by its `home`, from a handler.
+    fn at_kernel_now(&self, home: u64) -> Option<(Served, Id)> {
+        if home == 0 {
+            return None;
+        }
+        let served = self.served_now().filter(|it| is_at(home, it))?;
+        Some((served, id_at_kernel(home)))
+    }
+
     /// The kernel's event in the group's names.
     fn named(&self, event: Event) -> Event {
         let id = Id::from_raw(event.cookie);
@@ -377,29 +386,23 @@ impl Home {
         if home == 0 {
             return self.futex.kick_self(me);
         }
-        match self.served_now().filter(|it| is_at(home, it)) {
-            Some(served) => served.group.kick_self(id_at_kernel(home)),
+        match self.at_kernel_now(home) {
+            Some((served, id)) => served.group.kick_self(id),
             None => Err(Error::new(ErrorKind::Again, "kick_self", me.raw())),
         }
     }
 
     /// Async-signal-safe; the kernel's side alone forces anybody off in a section.
     pub(crate) fn show_sections(&self, me: Id, count: u32) {
-        let home = self.home(me);
-        if home != 0
-            && let Some(served) = self.served_now().filter(|it| is_at(home, it))
-        {
-            served.group.show_sections(id_at_kernel(home), count);
+        if let Some((served, id)) = self.at_kernel_now(self.home(me)) {
+            served.group.show_sections(id, count);
         }
     }
 
     /// Async-signal-safe.
     pub(crate) fn follow_put_off(&self, me: Id) {
-        let home = self.home(me);
-        if home != 0
-            && let Some(served) = self.served_now().filter(|it| is_at(home, it))
-        {
-            served.group.follow_put_off(id_at_kernel(home));
+        if let Some((served, id)) = self.at_kernel_now(self.home(me)) {
+            served.group.follow_put_off(id);
         }
     }
 
@@ -408,8 +411,8 @@ impl Home {
         let home = self.home(me);
         let state = match home {
             0 => self.futex.state(me),
-            _ => match self.served_now().filter(|it| is_at(home, it)) {
-                Some(served) => served.group.state(id_at_kernel(home)),
+            _ => match self.at_kernel_now(home) {
+                Some((served, id)) => served.group.state(id),
                 None => return true,
             },
         };

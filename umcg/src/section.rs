@@ -28,7 +28,7 @@ pub struct NoPreempt {
 /// Source: UMCG's LOCKED flag; `schedctl_start` of Solaris.
 #[doc(alias = "umcg_preempt_disable")]
 pub fn no_preempt() -> NoPreempt {
-    tls::enter_section();
+    enter();
     NoPreempt {
         not_send: PhantomData,
     }
@@ -36,7 +36,7 @@ pub fn no_preempt() -> NoPreempt {
 
 impl Drop for NoPreempt {
     fn drop(&mut self) {
-        tls::leave_section();
+        leave();
     }
 }
 

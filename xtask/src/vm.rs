@@ -54,7 +54,7 @@ const COVERED: [&str; 7] = [
 ];
 
 /// Drivers that udev would load for devices of the emulated machine that nobody here uses:
-/// half the time of an emulated boot.
+/// a third of the time of an emulated boot.
 const UNUSED: [&str; 10] = [
     "aesni_intel",
     "ahci",

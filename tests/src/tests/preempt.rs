@@ -275,23 +275,33 @@ fn sections() -> Result<Verdict> {
     counted("grp_section", 10, sections_body)
 }
 
-/// It never leaves its section: its turns are the quantum and what a section may last.
-fn abuse_body() -> Result<()> {
-    let mut boss = Boss::of(quantum_group(1000)?)?;
+/// The median turn, in us, of a worker alone with a quantum of so many: `body`, until its flag
+/// is true.
+fn median_turn(
+    us: u64,
+    body: impl FnOnce(&AtomicBool) -> Result<()> + Send + 'static,
+) -> Result<f64> {
+    let mut boss = Boss::of(quantum_group(us)?)?;
     let stop = Arc::new(AtomicBool::new(false));
     let quit = stop.clone();
-    let one = actor(&boss.group, 1, move |_| {
-        let _section = no_preempt();
-        while !quit.load(SeqCst) {
-            std::hint::spin_loop();
-        }
-        Ok(())
-    });
+    let one = actor(&boss.group, 1, move |_| body(&quit));
     let middle = median(&mut watch(&mut boss, ENDS, |_| {})?);
     stop.store(true, SeqCst);
     boss.serve_until(1)?;
     one.end()?;
     boss.alone()?;
+    Ok(middle)
+}
+
+/// It never leaves its section: its turns are the quantum and what a section may last.
+fn abuse_body() -> Result<()> {
+    let middle = median_turn(1000, |quit| {
+        let _section = no_preempt();
+        while !quit.load(SeqCst) {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    })?;
     metric("group_section_abuse", &[("median_us", middle)]);
     ensure!(
         (1600.0..2400.0).contains(&middle),
@@ -306,21 +316,13 @@ fn abuse() -> Result<Verdict> {
 
 /// A worker that is in the kernel most of the time: forced off all the same.
 fn grace_body() -> Result<()> {
-    let mut boss = Boss::of(quantum_group(500)?)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let quit = stop.clone();
     let (zero, mut bytes) = (File::open("/dev/zero")?, vec![1; 1 << 18]);
-    let one = actor(&boss.group, 1, move |_| {
+    let middle = median_turn(500, move |quit| {
         while !quit.load(SeqCst) {
             (&zero).read_exact(&mut bytes)?;
         }
         Ok(())
-    });
-    let middle = median(&mut watch(&mut boss, ENDS, |_| {})?);
-    stop.store(true, SeqCst);
-    boss.serve_until(1)?;
-    one.end()?;
-    boss.alone()?;
+    })?;
     metric("group_grace", &[("median_us", middle)]);
     ensure!(
         (400.0..2000.0).contains(&middle),

@@ -17,6 +17,14 @@ const SOURCE_SHIFT: u32 = intf::umcg_source_UMCG_SOURCE_SHIFT;
 /// State of an entry on the stack of idle servers.
 const DELETED: u32 = intf::umcg_entry_UMCG_E_DELETED;
 
+/// BPF's number is a source only of who was forced off.
+fn source_of(reason: Reason, number: u32) -> Option<Source> {
+    match reason {
+        Reason::Preempted => Source::from_number(number),
+        _ => None,
+    }
+}
+
 impl KernelGroup {
     /// Writes the calling thread's request and gives the CPU up. False: BPF did not see it.
     pub(super) fn request(&self, me: Id, op: u32, target: Id, deadline_ns: u64) -> bool {
@@ -153,10 +161,7 @@ impl KernelGroup {
             intf::umcg_reason_UMCG_R_RESCUED => Reason::Rescued,
             _ => Reason::Waits,
         };
-        let source = match reason {
-            Reason::Preempted => Source::from_number(truth.ev_nr.load(Relaxed).cast_unsigned()),
-            _ => None,
-        };
+        let source = source_of(reason, truth.ev_nr.load(Relaxed).cast_unsigned());
         Event {
             worker,
             cookie: self.truth(worker.index()).cookie.load(Relaxed),
@@ -355,10 +360,7 @@ impl KernelGroup {
             _ if word.flags() & word::PREEMPTED != 0 => Reason::Preempted,
             _ => Reason::Woken,
         };
-        let source = match reason {
-            Reason::Preempted => Source::from_number((why & SOURCE_MASK) >> SOURCE_SHIFT),
-            _ => None,
-        };
+        let source = source_of(reason, (why & SOURCE_MASK) >> SOURCE_SHIFT);
         Event {
             worker: Id::new(index, truth.gen_.load(Relaxed)),
             cookie: truth.cookie.load(Relaxed),
