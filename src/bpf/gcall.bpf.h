@@ -263,12 +263,22 @@ static __always_inline s32 poke_server(u32 g, void *truth, u32 si)
 	/* pairs with server_hold(), and with the library's poll() */
 }
 
-/* The caller's part of a stack of idle servers: see idle_collect(). */
+/*
+ * The caller's part of a stack of idle servers: see idle_collect(). Who was taken by it
+ * walks the truth and waits anew; it is not poked, which would end its wait for events.
+ */
 static __always_inline s32 call_collect(u32 g, struct umcg_group *head, void *truth)
 {
-	u32 si = idle_collect(head, truth);
+	void *desks = bpf_map_lookup_elem(&umcg_desks, &g);
+	u32 si = desks ? idle_collect(head, truth) : 0;
+	struct umcg_desk *desk = si ? desk_at(desks, si) : NULL;
 
-	return si ? poke_server(g, truth, si) : 0;
+	if (!desk)
+		return 0;
+	umcg_xchg(&desk->resync, 1);
+	server_poke(truth, desks, si);
+	return 0;
+	/* pairs with server_hold() */
 }
 
 /*
@@ -325,8 +335,8 @@ static __always_inline s32 call_other(struct umcg_group_call *call,
 		return -EBUSY;
 	if (m->kind == UMCG_M_SERVER && call->op == UMCG_CALL_WAKE)
 		return poke_server(g, truth, (u32)call->target);
-	if (m->kind != UMCG_M_WORKER)
-		return -EINVAL;
+	if (m->kind != UMCG_M_WORKER)	/* NONE: it leaves just now */
+		return m->kind == UMCG_M_NONE ? -ESRCH : -EINVAL;
 	if (call->op == UMCG_CALL_WAKE)
 		return member_wake(g, (u32)call->target, m, umcg_now());
 	return member_kick(m, kick_source(t, truth, call->cookie, (u32)call->target));

@@ -212,7 +212,7 @@ static __always_inline struct umcg_taken stack_take(struct umcg_group *head, voi
 
 /*
  * Deleted entries on top go, by a thread that has nothing better to do. One of them may
- * be put again while it is popped: it is taken then, returned, and has to be poked.
+ * be put again while it is popped: it is taken then, returned, and has to be told to look.
  */
 static __always_inline u32 idle_collect(struct umcg_group *head, void *truth)
 {

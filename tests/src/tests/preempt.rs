@@ -130,7 +130,9 @@ fn forced(boss: &mut Boss, who: Id, source: Source, mut act: impl FnMut()) -> Re
             continue;
         };
         ensure!(end.source.is_some() && end.worker == who, "{end:?}");
-        if news.reason == Reason::Preempted && news.at_ns >= end.at_ns {
+        // If it has run since, by the relief valve, what is listed is another stint's end.
+        let same = news.at_ns >= end.at_ns && news.run_ns < end.run_ns + 1_000_000;
+        if news.reason == Reason::Preempted && same {
             ensure!(news.source == end.source, "{end:?}, listed as {news:?}");
             if end.source == Some(source) {
                 return Ok(());
