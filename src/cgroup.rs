@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cli::RunArgs;
+use crate::config::Daemon;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 
@@ -28,7 +28,7 @@ pub struct Unseen {
 
 impl Unseen {
     /// None where a limit is kept, or lifted as it was asked for.
-    pub fn of(args: &RunArgs) -> Option<Self> {
+    pub fn of(args: &Daemon) -> Option<Self> {
         (!args.partial && !args.ignore_cpu_max && !kernel::tells_of_limits())
             .then_some(Self { looked: None })
     }

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
@@ -20,7 +21,7 @@ use umcg_policy::Decide;
 pub struct Cli {
     /// Flags of the daemon.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub run: Box<RunArgs>,
     /// What to do instead of running as the scheduler.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -45,46 +46,71 @@ pub enum Command {
         #[arg(long, requires = "pid")]
         json: bool,
     },
+    /// Look at the configuration; needs no root and no sched_ext.
+    #[command(subcommand)]
+    Config(ConfigCommand),
 }
 
-/// Flags of the daemon.
-#[derive(Clone, Debug, Args)]
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Tell everything that is wrong with FILE, each with its place.
+    Check {
+        /// The file [default: /etc/scx_umcg/config.toml].
+        file: Option<PathBuf>,
+    },
+    /// Print the effective values, each with its origin; takes the daemon's flags.
+    Show {
+        /// The file [default: /etc/scx_umcg/config.toml].
+        #[arg(conflicts_with = "config")]
+        file: Option<PathBuf>,
+        /// Flags of the daemon.
+        #[command(flatten)]
+        run: Box<RunArgs>,
+    },
+}
+
+/// Flags of the daemon. What is not given comes from the configuration file, else it is the
+/// default: see [`crate::config::Daemon`].
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
+    /// Configuration file, TOML; the flags override it [default: /etc/scx_umcg/config.toml,
+    /// if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Schedule only SCHED_EXT tasks, not every normal one.
     #[arg(long)]
     pub partial: bool,
 
     /// Who orders waiting workers: fair (weighted shares), fifo, lifo, rr,
     /// arrival, priority, deadline or quota; options after a colon, as in
-    /// rr:slice_us=1000. docs/policies.md describes them.
-    #[arg(long, default_value = "fair", value_name = "POLICY", value_parser = policy)]
-    pub policy: String,
+    /// rr:slice_us=1000. docs/policies.md describes them [default: fair].
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    pub policy: Option<String>,
 
     /// Where decisions are made: key (terms ahead of time, BPF orders) or
     /// staged (the server picks each next worker) [default: what the policy prefers].
     #[arg(long, value_name = "HOW")]
     pub decide: Option<Decide>,
 
-    /// CPU time per pick in microseconds (100..=100000), refilled when alone.
-    #[arg(long, default_value_t = 4000, value_name = "US",
-          value_parser = within(100_u64, 100_000))]
-    pub slice_us: u64,
+    /// CPU time per pick in microseconds (100..=100000), refilled when alone [default: 4000].
+    #[arg(long, value_name = "US", value_parser = within(100_u64, 100_000))]
+    pub slice_us: Option<u64>,
 
     /// Force a running worker off after so many microseconds while others wait
-    /// (100..=100000); 0 = off: only the slice counts.
-    #[arg(long, default_value_t = 0, value_name = "US", value_parser = quantum)]
-    pub quantum_us: u64,
+    /// (100..=100000); 0 = off: only the slice counts [default: 0].
+    #[arg(long, value_name = "US", value_parser = quantum)]
+    pub quantum_us: Option<u64>,
 
-    /// Choices that a server stages per activation (1..=64).
-    #[arg(long, default_value_t = 8, value_name = "N",
-          value_parser = within(1_u32, 64))]
-    pub stage: u32,
+    /// Choices that a server stages per activation (1..=64) [default: 8].
+    #[arg(long, value_name = "N", value_parser = within(1_u32, 64))]
+    pub stage: Option<u32>,
 
     /// The kernel ejects the scheduler when a task waits so long, in
-    /// milliseconds (1000..=30000).
-    #[arg(long, default_value_t = 10_000, value_name = "MS",
-          value_parser = within(1000_u32, 30_000))]
-    pub timeout_ms: u32,
+    /// milliseconds (1000..=30000) [default: 10000].
+    #[arg(long, value_name = "MS", value_parser = within(1000_u32, 30_000))]
+    pub timeout_ms: Option<u32>,
 
     /// Lift the limits of cgroups (cpu.max) instead of keeping them.
     #[arg(long)]
@@ -168,12 +194,40 @@ mod tests {
     }
 
     #[test]
-    fn flags_default_as_documented() {
-        let cli = parse(&[]).unwrap();
-        assert_eq!(cli.run.policy, "fair");
-        assert_eq!((cli.run.slice_us, cli.run.quantum_us), (4000, 0));
-        assert_eq!((cli.run.stage, cli.run.timeout_ms), (8, 10_000));
-        assert!(!cli.run.partial && cli.run.decide.is_none() && cli.command.is_none());
+    fn flags_not_given_are_left_to_the_file() {
+        let run = parse(&[]).unwrap().run;
+        assert!(run.policy.is_none() && run.decide.is_none() && run.config.is_none());
+        assert!(run.slice_us.is_none() && run.quantum_us.is_none() && run.stats.is_none());
+        assert!(run.stage.is_none() && run.timeout_ms.is_none() && !run.partial);
+        let run = parse(&["--config", "x.toml", "--slice-us", "500"])
+            .unwrap()
+            .run;
+        assert_eq!(
+            (run.config, run.slice_us),
+            (Some("x.toml".into()), Some(500))
+        );
+    }
+
+    #[test]
+    fn config_commands_take_a_file_and_show_takes_flags() {
+        let config = |args: &[&str]| match parse(args)?.command {
+            Some(Command::Config(config)) => Ok::<_, clap::Error>(config),
+            _ => panic!("{args:?} is not about the configuration"),
+        };
+        let check = config(&["config", "check", "a.toml"]).unwrap();
+        assert!(matches!(check, ConfigCommand::Check { file: Some(f) } if f.ends_with("a.toml")));
+        let show = config(&["config", "show", "--slice-us", "700"]).unwrap();
+        assert!(
+            matches!(show, ConfigCommand::Show { file: None, run } if run.slice_us == Some(700))
+        );
+        for args in [
+            &["config"][..],
+            &["config", "chek"],
+            &["config", "show", "a", "--config", "b"],
+        ] {
+            let text = sentence(&config(args).unwrap_err());
+            assert!(!text.contains('\n'), "{args:?}: {text}");
+        }
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub fn calls(name: &str) -> bool {
     field("sched_ext_ops", name)
 }
 
+/// Can a program be run when a thread has got its new name?
+pub fn tells_of_names() -> bool {
+    ksym("__set_task_comm")
+}
+
 /// Does this kernel tell a scheduler of `cpu.max`?
 pub fn tells_of_limits() -> bool {
     calls("cgroup_set_bandwidth")

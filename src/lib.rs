@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bpf_skel;
 pub mod cgroup;
 pub mod cli;
+pub mod config;
 pub mod counters;
 pub mod doctor;
 pub mod exit;
@@ -17,6 +18,7 @@ pub mod runfile;
 pub mod shared;
 pub mod stats;
 pub mod status;
+pub mod system;
 pub mod waits;
 
 #[cfg(test)]

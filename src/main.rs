@@ -2,15 +2,14 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use log::error;
-use scx_umcg::cli::{self, Cli, Command};
-use scx_umcg::{agent, doctor, exit, stats, status};
+use scx_umcg::agent::news::News;
+use scx_umcg::cli::{self, Cli, Command, ConfigCommand, RunArgs};
+use scx_umcg::{agent, config, doctor, exit, stats, status};
 
 fn main() -> ExitCode {
     exit::plain_panics();
@@ -27,7 +26,8 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(()) => ExitCode::from(exit::Exit::Clean as u8),
         Err(err) => {
-            error!("{err:#}");
+            // One line per thing that is wrong, as of a configuration file.
+            format!("{err:#}").lines().for_each(|line| error!("{line}"));
             ExitCode::from(exit::code_of(&err) as u8)
         }
     }
@@ -41,6 +41,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
             pid: Some(tid),
             json,
         }) => return doctor::thread::run(*tid, *json),
+        Some(Command::Config(command)) => return about_config(command),
         None => {}
     }
     if cli.run.version {
@@ -54,15 +55,24 @@ fn dispatch(cli: &Cli) -> Result<()> {
         return stats::describe();
     }
     if let Some(secs) = cli.run.monitor {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .context("cannot catch SIGINT and SIGTERM")?;
-        return stats::monitor(Duration::from_secs_f64(secs), || {
-            stop.load(Ordering::Relaxed)
-        });
+        let news = News::of_signals()?;
+        return stats::monitor(Duration::from_secs_f64(secs), || news.is_end_asked());
     }
     agent::run(&cli.run)
+}
+
+fn about_config(command: &ConfigCommand) -> Result<()> {
+    match command {
+        ConfigCommand::Check { file } => config::show::check(&RunArgs {
+            config: file.clone(),
+            ..RunArgs::default()
+        })?,
+        ConfigCommand::Show { file, run } => config::show::show(&RunArgs {
+            config: file.clone().or_else(|| run.config.clone()),
+            ..(**run).clone()
+        })?,
+    }
+    Ok(())
 }
 
 /// Messages go to stderr; libbpf's only with --verbose.

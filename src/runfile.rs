@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use umcg_policy::Decide;
 
-use crate::cli::RunArgs;
+use crate::agent::sysgroups::Seated;
+use crate::config::Daemon;
 
 const DIR: &str = "/run/scx_umcg";
 const FILE: &str = "/run/scx_umcg/agent.json";
@@ -21,6 +22,10 @@ pub struct MapIds {
     pub servers: u32,
     /// Per-CPU records.
     pub cpus: u32,
+    /// Terms of system groups.
+    pub sys: u32,
+    /// What they had of each CPU.
+    pub sys_cpus: u32,
     /// The map of the truth maps of application groups.
     pub groups: u32,
 }
@@ -46,6 +51,14 @@ pub struct RunFile {
     pub decide: String,
     /// `--partial`.
     pub partial: bool,
+    /// The configuration file, if one was read.
+    pub config: Option<String>,
+    /// Reloads that were taken over.
+    pub reloads: u64,
+    /// Reloads that were refused.
+    pub reloads_refused: u64,
+    /// The system groups, the rest first.
+    pub system: Vec<Seated>,
     /// vm.compact_unevictable_allowed before it was changed.
     pub unevictable: Option<String>,
 }
@@ -53,7 +66,7 @@ pub struct RunFile {
 impl RunFile {
     /// Describes this process.
     pub fn new(
-        args: &RunArgs,
+        args: &Daemon,
         maps: MapIds,
         nr_cpus: usize,
         ejections: u64,
@@ -69,6 +82,10 @@ impl RunFile {
             policy: args.policy.clone(),
             decide: decide.to_string(),
             partial: args.partial,
+            config: None,
+            reloads: 0,
+            reloads_refused: 0,
+            system: Vec::new(),
             unevictable: crate::agent::caps::unevictable_sysctl(),
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
-use umcg::record::{Cpu, Server, WAIT_BUCKETS, Worker};
+use umcg::record::{Cpu, Server, SysCpu, SysGroups, WAIT_BUCKETS, Worker};
 
 use crate::waits::Hist;
 
@@ -78,6 +78,10 @@ pub struct Shared {
     pub servers: Mapping<Server>,
     /// Per-CPU records.
     pub cpus: Mapping<Cpu>,
+    /// The system groups' terms: one record.
+    pub sys: Mapping<SysGroups>,
+    /// What system groups had of each CPU.
+    pub sys_cpus: Mapping<SysCpu>,
     /// Possible CPUs: servers and cpus beyond are unused.
     pub nr_cpus: usize,
 }

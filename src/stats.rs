@@ -9,8 +9,10 @@ use scx_stats::prelude::*;
 use scx_stats_derive::{Stats, stat_doc};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::sysgroups::Seated;
 use crate::counters::index;
 use crate::shared::Shared;
+use crate::system::{self, GroupMetrics};
 use crate::waits::{TIERS, TierWaits};
 
 /// What a running instance did, per interval; gauges are as of now.
@@ -58,11 +60,13 @@ pub struct Metrics {
     pub ejections: u64,
     #[stat(desc = "How long workers waited for a CPU, by tier")]
     pub waits: BTreeMap<String, TierWaits>,
+    #[stat(desc = "System groups, where some are configured")]
+    pub groups: BTreeMap<String, GroupMetrics>,
 }
 
 impl Metrics {
     /// Reads the records.
-    pub fn read(shared: &Shared, ejections: u64) -> Self {
+    pub fn read(shared: &Shared, ejections: u64, groups: &[Seated]) -> Self {
         let sum = |which| shared.counter(which);
         Self {
             switches: sum(index::switches),
@@ -84,6 +88,7 @@ impl Metrics {
             idle_work_ns: sum(index::idle_work_ns),
             waiting: waiting(shared),
             ejections,
+            groups: system::metrics(shared, groups),
             waits: (TIERS.iter().enumerate())
                 .map(|(tier, name)| ((*name).to_owned(), (&shared.waits(tier)).into()))
                 .collect(),
@@ -113,6 +118,12 @@ impl Metrics {
             idle_work_ns: d(self.idle_work_ns, before.idle_work_ns),
             waiting: self.waiting,
             ejections: self.ejections,
+            groups: (self.groups.iter())
+                .map(|(name, now)| {
+                    let then = before.groups.get(name).cloned().unwrap_or_default();
+                    (name.clone(), now.delta(&then))
+                })
+                .collect(),
             waits: (self.waits.iter())
                 .map(|(tier, now)| {
                     let then = before.waits.get(tier).map(TierWaits::hist);
@@ -157,7 +168,20 @@ impl Metrics {
             } else {
                 waits.join("  ")
             }
-        )
+        )?;
+        if self.groups.is_empty() {
+            return Ok(());
+        }
+        let all = self.groups.values().map(|g| g.run_ns).sum::<u64>().max(1);
+        let of = |(name, g): (&String, &GroupMetrics)| {
+            let share = g.run_ns as f64 * 100.0 / all as f64;
+            format!(
+                "{name} {share:.1}% ({} threads, {} switches)",
+                g.workers, g.switches
+            )
+        };
+        let groups: Vec<_> = self.groups.iter().map(of).collect();
+        writeln!(out, "[scx_umcg] cpu time of groups: {}", groups.join("  "))
     }
 }
 
@@ -191,6 +215,7 @@ pub fn server_data() -> StatsServerData<(), Metrics> {
     StatsServerData::new()
         .add_meta(Metrics::meta())
         .add_meta(TierWaits::meta())
+        .add_meta(GroupMetrics::meta())
         .add_ops("top", StatsOps { open, close: None })
 }
 
@@ -247,6 +272,34 @@ mod tests {
         delta.format(&mut line).unwrap();
         let line = String::from_utf8(line).unwrap();
         assert!(line.ends_with("max: normal 33us/33us/33us\n"), "{line}");
+    }
+
+    #[test]
+    fn groups_have_a_line_only_where_there_are_some() {
+        let metrics = |run_ns| Metrics {
+            groups: [("db".to_owned(), run_ns), ("default".to_owned(), 100)]
+                .map(|(name, run_ns)| {
+                    (
+                        name,
+                        GroupMetrics {
+                            run_ns,
+                            workers: 2,
+                            ..Default::default()
+                        },
+                    )
+                })
+                .into(),
+            ..Default::default()
+        };
+        let mut text = Vec::new();
+        metrics(400)
+            .delta(&Metrics::default())
+            .format(&mut text)
+            .unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let want = "db 80.0% (2 threads, 0 switches)  default 20.0% (2 threads, 0 switches)\n";
+        assert!(text.ends_with(want), "{text}");
+        assert_eq!(metrics(400).delta(&metrics(300)).groups["db"].run_ns, 100);
     }
 
     #[test]

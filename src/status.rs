@@ -19,6 +19,7 @@ use crate::groups::{self, GroupStatus};
 use crate::kernel;
 use crate::runfile::RunFile;
 use crate::shared::{Mapping, Shared};
+use crate::system::{self, SystemStatus};
 use crate::waits::{TIERS, TierWaits};
 
 /// How many rescued workers are named.
@@ -133,6 +134,14 @@ pub struct Status {
     pub rescued: Rescued,
     /// Per CPU.
     pub cpus: Vec<CpuStatus>,
+    /// The configuration file, if one was read.
+    pub config: Option<String>,
+    /// Reloads that were taken over, and those that were refused.
+    pub reloads: u64,
+    /// See there.
+    pub reloads_refused: u64,
+    /// System groups, where some are configured.
+    pub system: Vec<SystemStatus>,
     /// Of applications.
     pub groups: Vec<GroupStatus>,
     /// How long workers waited for a CPU since it attached, by tier.
@@ -157,6 +166,8 @@ pub fn open_shared(file: &RunFile) -> Result<Shared> {
         workers: map(file.maps.workers, 1, workers)?,
         servers: map(file.maps.servers, 1, cpus)?,
         cpus: map(file.maps.cpus, cpus, cpus)?,
+        sys: map(file.maps.sys, 1, 1)?,
+        sys_cpus: map(file.maps.sys_cpus, cpus, cpus)?,
         nr_cpus: file.nr_cpus,
     })
 }
@@ -332,6 +343,10 @@ pub fn read() -> Result<Status> {
         cpus: (scan.cpus.iter().enumerate())
             .map(|(cpu, &waits)| cpu_status(&shared, cpu, waits))
             .collect(),
+        system: system::read(&shared, &file.system),
+        config: file.config,
+        reloads: file.reloads,
+        reloads_refused: file.reloads_refused,
         groups: groups::read(file.maps.groups)?,
         waits: (TIERS.iter().enumerate())
             .map(|(tier, name)| (*name, (&shared.waits(tier)).into()))
@@ -386,6 +401,13 @@ impl Status {
                 + self.counter(index::preempt_forced),
         );
         self.print_waits();
+        if let Some(config) = &self.config {
+            println!(
+                "configuration: {config}  reloads={} refused={}",
+                self.reloads, self.reloads_refused
+            );
+        }
+        system::print(&self.system);
         println!(
             "{:>4} {:>8} {:>8} {:>10} {:>7} {:>7}  server",
             "cpu", "running", "waiting", "longest", "unread", "staged"

@@ -37,12 +37,20 @@ fn event() -> Result<OwnedFd> {
 impl Bell {
     /// Makes the ring buffer and the eventfd.
     pub fn new() -> Result<Self> {
+        Self::on(Self::map()?)
+    }
+
+    fn map() -> Result<MapHandle> {
         let opts = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
             ..Default::default()
         };
-        let map = MapHandle::create(MapType::RingBuf, Some("umcg_bell"), 0, 0, RING_BYTES, &opts)
-            .context("cannot make a ring buffer")?;
+        MapHandle::create(MapType::RingBuf, Some("umcg_bell"), 0, 0, RING_BYTES, &opts)
+            .context("cannot make a ring buffer")
+    }
+
+    /// On a ring buffer that is there already.
+    pub fn on(map: MapHandle) -> Result<Self> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&map, |_| 0)
@@ -64,6 +72,11 @@ impl Bell {
 
     /// Sleeps until BPF or the agent rings, or a signal comes.
     pub fn wait(&self) {
+        self.wait_for(-1);
+    }
+
+    /// The same, for so many ms at most, -1 = for ever. False: the time is over.
+    pub fn wait_for(&self, ms: i32) -> bool {
         let mut fds =
             [self.map.as_fd().as_raw_fd(), self.event.as_raw_fd()].map(|fd| libc::pollfd {
                 fd,
@@ -71,7 +84,7 @@ impl Bell {
                 revents: 0,
             });
         // SAFETY: fds is an array of two pollfd that live through the call.
-        unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, ms) };
         if fds[0].revents != 0 {
             // The message says nothing: that it came is all. An error would show
             // as a ring that stays readable; the server then only turns more often.
@@ -82,6 +95,7 @@ impl Bell {
             // SAFETY: eight bytes into a u64, as eventfd wants.
             unsafe { libc::read(fds[1].fd, (&raw mut count).cast(), 8) };
         }
+        ready != 0
     }
 }
 

@@ -57,6 +57,19 @@ pub fn drop_unneeded() {
     keep_only(&keep.intersection(&have).copied().collect());
 }
 
+/// Keeps what reading the program of another user's process takes, for the calling thread.
+pub fn keep_ptrace() {
+    let have = caps::has_cap(
+        None,
+        caps::CapSet::Permitted,
+        caps::Capability::CAP_SYS_PTRACE,
+    );
+    let keep = have
+        .unwrap_or(false)
+        .then_some(caps::Capability::CAP_SYS_PTRACE);
+    keep_only(&keep.into_iter().collect());
+}
+
 /// Keeps none, for the calling thread.
 pub fn drop_all() {
     keep_only(&caps::CapsHashSet::new());

@@ -11,11 +11,11 @@ use log::warn;
 use scx_stats::prelude::*;
 
 use crate::cgroup;
-use crate::cli::RunArgs;
 use crate::shared::Shared;
 use crate::stats::{self, Metrics};
 
-use super::stop::Stop;
+use super::live::Live;
+use super::news::News;
 
 /// How soon an ejection is seen; an idle machine pays for each look.
 const POLL: Duration = Duration::from_secs(1);
@@ -33,12 +33,13 @@ impl Control {
         Self { shared, ejections }
     }
 
-    fn metrics(&self) -> Metrics {
-        Metrics::read(&self.shared, self.ejections)
+    fn metrics(&self, live: &Live) -> Metrics {
+        Metrics::read(&self.shared, self.ejections, live.groups())
     }
 
-    /// Serves statistics until `stop` is asked for, or until `exited` says that BPF is gone.
-    pub fn run(&self, args: &RunArgs, stop: &Stop, exited: impl Fn() -> bool) -> Result<()> {
+    /// Serves statistics and reloads until the end is asked for, or until `exited` says that
+    /// BPF is gone.
+    pub fn run(&self, live: &mut Live, news: &News, exited: impl Fn() -> bool) -> Result<()> {
         let server = match StatsServer::new(stats::server_data()).launch() {
             Ok(server) => Some(server),
             Err(err) => {
@@ -46,9 +47,8 @@ impl Control {
                 None
             }
         };
-        let every = args.stats.map(Duration::from_secs_f64);
-        let mut last = (Instant::now(), self.metrics());
-        let mut unseen = cgroup::Unseen::of(args);
+        let mut last = (Instant::now(), self.metrics(live));
+        let mut unseen = cgroup::Unseen::of(live.daemon());
         let (answers, mut asks) = match &server {
             Some(server) => {
                 let (answers, asks) = server.channels();
@@ -56,25 +56,29 @@ impl Control {
             }
             None => (None, never()),
         };
-        while !stop.is_asked() && !exited() {
+        while !news.is_end_asked() && !exited() {
+            if let Some(why) = news.take_reload() {
+                live.reload(why);
+            }
+            let every = live.daemon().stats.map(Duration::from_secs_f64);
             if let Some(unseen) = &mut unseen {
                 unseen.look()?;
             }
             let left = every.map_or(POLL, |every| every.saturating_sub(last.0.elapsed()));
             let ask = select! {
                 recv(asks) -> ask => Some(ask.is_ok()),
-                recv(stop.rung()) -> _ => None,
+                recv(news.rung()) -> _ => None,
                 default(left.min(POLL)) => None,
             };
             match (ask, &answers) {
                 (Some(true), Some(answers)) => answers
-                    .send(self.metrics())
+                    .send(self.metrics(live))
                     .context("the statistics thread ended")?,
                 (Some(_), _) => asks = never(),
                 (None, _) => {}
             }
             if every.is_some_and(|every| last.0.elapsed() >= every) {
-                let now = self.metrics();
+                let now = self.metrics(live);
                 // A closed terminal must not end the scheduler.
                 let _ = now.delta(&last.1).format(&mut std::io::stdout());
                 let _ = std::io::stdout().flush();

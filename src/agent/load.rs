@@ -3,26 +3,28 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapCore, MapFlags, OpenObject};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenObject};
 use log::{info, warn};
 use scx_utils::{
     compat, scx_ops_attach, scx_ops_load, scx_ops_open, try_set_rlimit_infinity, uei_exited,
 };
-use umcg_policy::{Decide, Order, Policy};
+use umcg_policy::{Decide, Policy};
 
 use super::bell::Bell;
 use super::client;
 use super::control::Control;
+use super::kinds;
+use super::live::Live;
+use super::matcher::Matcher;
 use super::near::Machine;
+use super::news::News;
 use super::server::{self, Server, Settings};
-use super::stop::Stop;
 use super::{Ended, caps};
 use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
-use crate::cli::RunArgs;
-use crate::exit::{Exit, Failure};
+use crate::config::{Config, Daemon, Kind};
 use crate::runfile::{MapIds, RunFile};
 use crate::shared::{Mapping, Shared};
 
@@ -36,48 +38,12 @@ pub struct Loaded<'a> {
     decide: Decide,
 }
 
-/// How the policy of `args` decides.
-fn decide(args: &RunArgs) -> Result<Decide> {
-    let policy = umcg_policy::create(&args.policy, args.decide, 1)
-        .map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
-    Ok(args.decide.unwrap_or(policy.traits().decide))
-}
-
-fn policy(args: &RunArgs, decide: Decide, capacity: u32) -> Result<Box<dyn Policy>> {
-    umcg_policy::create(&args.policy, Some(decide), capacity)
-        .map_err(|e| Failure::new(Exit::Usage, e.to_string()).into())
-}
-
-/// The heap of scx_rustland_core's allocator, [`HEAP_SPARE`] of it for all else.
-const HEAP: usize = 64 << 20;
-const HEAP_SPARE: usize = 12 << 20;
-
-/// Refuses what would end in the middle, when the locked heap is used up.
-fn require_heap(args: &RunArgs, decide: Decide, nr_cpus: usize) -> Result<()> {
-    let workers = umcg::intf::umcg_limits_UMCG_MAX_WORKERS as usize;
-    let each = policy(args, decide, 1)?.bytes_per_worker() * workers + server::HEAP;
-    let most = (HEAP - HEAP_SPARE) / each;
-    if nr_cpus <= most {
-        return Ok(());
-    }
-    let way = match (args.policy.as_str(), decide) {
-        ("fair", Decide::Keyed) => "",
-        _ => "; --policy fair --decide key needs least",
-    };
-    let text = format!(
-        "cannot load: {nr_cpus} possible CPUs; at most {most} with --policy {} --decide {decide}, \
-         {} KiB of locked heap each; boot with possible_cpus={most}{way}",
-        args.policy,
-        each >> 10
-    );
-    Err(Failure::new(Exit::Unsupported, text).into())
-}
-
-/// Opens and loads for `args`; nothing changes for the system yet.
-pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Result<Loaded<'a>> {
-    let decide = decide(args)?;
+/// Opens and loads for `config`; nothing changes for the system yet.
+pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, config: &Config) -> Result<Loaded<'a>> {
+    let args = &config.daemon;
     let nr_cpus = *scx_utils::NR_CPU_IDS;
-    require_heap(args, decide, nr_cpus)?;
+    let kinds = config.kinds(nr_cpus);
+    kinds::require_heap(&kinds)?;
     try_set_rlimit_infinity();
 
     let mut builder = BpfSkelBuilder::default();
@@ -89,45 +55,26 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, args: &RunArgs) -> Resu
         None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>
     )
     .context("cannot open the BPF program")?;
-    configure(&mut skel, args, decide, nr_cpus)?;
+    configure(&mut skel, args, nr_cpus)?;
+    let decide = configure_policies(&mut skel, args, &kinds)?;
 
     let skel = scx_ops_load!(skel, umcg_ops, uei).context("cannot load the BPF program")?;
     let shared = Arc::new(map_shared(&skel, nr_cpus)?);
     let bells = (0..nr_cpus)
         .map(|cpu| ring_bell(&skel, cpu))
         .collect::<Result<_>>()?;
-    let policies = (0..nr_cpus)
-        .map(|_| policy(args, decide, umcg::intf::umcg_limits_UMCG_MAX_WORKERS))
-        .collect::<Result<_>>()?;
     Ok(Loaded {
         skel,
         shared,
         bells,
-        policies,
+        policies: kinds::policies(&kinds)?,
         decide,
     })
 }
 
 /// Knobs that the verifier may take as constants, and the flags of the ops.
-fn configure(
-    skel: &mut OpenBpfSkel<'_>,
-    args: &RunArgs,
-    decide: Decide,
-    nr_cpus: usize,
-) -> Result<()> {
-    let traits = policy(args, decide, 1)?.traits();
+fn configure(skel: &mut OpenBpfSkel<'_>, args: &Daemon, nr_cpus: usize) -> Result<()> {
     let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
-    rodata.umcg_staged = decide == Decide::Staged;
-    rodata.umcg_order = match traits.order {
-        Order::Fair => 0,
-        Order::Arrival => 1,
-        Order::Own => 2,
-        Order::Birth => 3,
-    };
-    rodata.umcg_history = traits.history;
-    rodata.umcg_tick_ns = traits.tick_ns;
-    rodata.umcg_slice_ns = args.slice_us * 1000;
-    rodata.umcg_quantum_ns = args.quantum_us * 1000;
     rodata.umcg_nr_cpus = nr_cpus as u32;
     rodata.umcg_timeout_ns = u64::from(args.timeout_ms) * 1_000_000;
     rodata.umcg_partial = args.partial;
@@ -145,6 +92,10 @@ fn configure(
         let most = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
         rodata.umcg_records = records.unwrap_or(most).clamp(1, most);
     }
+
+    let names = crate::kernel::tells_of_names();
+    skel.progs.umcg_renamed.set_autoload(names);
+    skel.progs.umcg_rename.set_autoload(!names);
 
     let ops = skel.struct_ops.umcg_ops_mut();
     ops.timeout_ms = args.timeout_ms;
@@ -165,6 +116,22 @@ fn configure(
     Ok(())
 }
 
+/// The policies of `kinds`, by CPU; how the daemon's own one decides.
+fn configure_policies(skel: &mut OpenBpfSkel<'_>, args: &Daemon, kinds: &[Kind]) -> Result<Decide> {
+    let own = kinds::traits(&[Kind::new(&args.policy, args.decide)])?[0];
+    let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
+    rodata.umcg_staged = own.decide == Decide::Staged;
+    rodata.umcg_order = kinds::order_code(own.order);
+    rodata.umcg_history = own.history;
+    rodata.umcg_tick_ns = own.tick_ns;
+    for (cpu, traits) in kinds::traits(kinds)?.iter().enumerate() {
+        rodata.umcg_mixed |= *traits != own;
+        rodata.umcg_kinds[cpu] = kinds::kind_code(traits);
+        rodata.umcg_ticks[cpu] = traits.tick_ns;
+    }
+    Ok(own.decide)
+}
+
 /// CPUs whose tick the kernel stops when one thread runs there alone.
 fn nohz_cpus() -> Vec<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/nohz_full").unwrap_or_default();
@@ -178,6 +145,7 @@ fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
     let workers = &skel.maps.umcg_workers;
     let servers = &skel.maps.umcg_servers;
     let cpus = &skel.maps.bss_cpus;
+    let (sys, sys_cpus) = (&skel.maps.bss_sys, &skel.maps.bss_syscpu);
     Ok(Shared {
         workers: Mapping::new(
             workers.as_fd(),
@@ -195,6 +163,13 @@ fn map_shared(skel: &BpfSkel<'_>, nr_cpus: usize) -> Result<Shared> {
             cpus.as_fd(),
             CPUS as usize,
             cpus.value_size() as usize / CPUS as usize,
+            false,
+        )?,
+        sys: Mapping::new(sys.as_fd(), 1, sys.value_size() as usize, true)?,
+        sys_cpus: Mapping::new(
+            sys_cpus.as_fd(),
+            CPUS as usize,
+            sys_cpus.value_size() as usize / CPUS as usize,
             false,
         )?,
         nr_cpus,
@@ -221,14 +196,17 @@ impl Loaded<'_> {
             workers: maps.umcg_workers.info()?.info.id,
             servers: maps.umcg_servers.info()?.info.id,
             cpus: maps.bss_cpus.info()?.info.id,
+            sys: maps.bss_sys.info()?.info.id,
+            sys_cpus: maps.bss_syscpu.info()?.info.id,
             groups: maps.umcg_truths.info()?.info.id,
         })
     }
 
     /// Starts the servers, attaches, and runs until a signal or an ejection.
-    pub fn run(mut self, args: &RunArgs, asked: &Stop, ejections: u64) -> Result<Ended> {
+    pub fn run(mut self, news: &News, live: &mut Live, ejections: u64) -> Result<Ended> {
+        let args = live.daemon().clone();
         let stop = Arc::new(AtomicBool::new(false));
-        let servers = self.start_servers(args, &stop)?;
+        let servers = self.start_servers(&args, live.stage(), &stop)?;
         let link = scx_ops_attach!(self.skel, umcg_ops).map_err(|e| {
             stop.store(true, Ordering::Relaxed);
             servers.iter().for_each(server::Handle::ring);
@@ -245,13 +223,22 @@ impl Loaded<'_> {
                 None
             }
         };
-        let _settled = self.settle(args, ejections)?;
+        let matcher = self.start_matcher()?;
+        let apply = self
+            .skel
+            .progs
+            .umcg_sys_apply
+            .as_fd()
+            .try_clone_to_owned()?;
+        let (_settled, file) = self.settle(&args, ejections)?;
+        live.attached(apply, matcher, file);
         if let Err(err) = self.move_timer() {
             warn!("the timer may stay on a nohz_full CPU: {err:#}");
         }
 
         let control = Control::new(self.shared.clone(), ejections);
-        let served = control.run(args, asked, || uei_exited!(&self.skel, uei));
+        let served = control.run(live, news, || uei_exited!(&self.skel, uei));
+        live.detached();
 
         let ejected = uei_exited!(&self.skel, uei);
         deaf.store(true, Ordering::Relaxed);
@@ -278,12 +265,13 @@ impl Loaded<'_> {
     /// They register before the attachment: the first decision finds them ready.
     fn start_servers(
         &mut self,
-        args: &RunArgs,
+        args: &Daemon,
+        depth: Arc<AtomicU32>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Vec<server::Handle>> {
         let settings = Settings {
-            staged: self.decide == Decide::Staged,
-            depth: args.stage,
+            forwards: self.forwards(),
+            depth,
             partial: args.partial,
         };
         let program = self.skel.progs.umcg_register_server.as_fd();
@@ -292,10 +280,34 @@ impl Loaded<'_> {
         parts
             .enumerate()
             .map(|(cpu, (bell, policy))| {
-                let server = Server::new(cpu as u32, self.shared.clone(), bell, policy, settings);
+                let server = Server::new(
+                    cpu as u32,
+                    self.shared.clone(),
+                    bell,
+                    policy,
+                    settings.clone(),
+                );
                 server::spawn(server, register.try_clone()?, stop.clone())
             })
             .collect()
+    }
+
+    /// Does a worker that waits at another server need to be named to that one? Not where
+    /// BPF keeps all orders.
+    fn forwards(&self) -> bool {
+        self.policies
+            .iter()
+            .any(|policy| policy.traits().decide == Decide::Staged)
+    }
+
+    fn start_matcher(&self) -> Result<Matcher> {
+        let map = MapHandle::try_from(&self.skel.maps.umcg_ask_bell)?;
+        Matcher::spawn(self.shared.clone(), Bell::on(map)?)
+    }
+
+    /// The records that BPF and the agent share.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
     }
 
     /// Off the CPUs without ticks, where the attachment may have started it.
@@ -336,7 +348,7 @@ impl Loaded<'_> {
     }
 
     /// What follows an attachment: no page faults, a way to be found, no spare rights.
-    fn settle(&self, args: &RunArgs, ejections: u64) -> Result<Settled> {
+    fn settle(&self, args: &Daemon, ejections: u64) -> Result<(Settled, RunFile)> {
         if let Some(value) = RunFile::left_behind() {
             caps::restore_sysctl(&value);
         }
@@ -344,9 +356,6 @@ impl Loaded<'_> {
         let file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
         caps::lock_memory();
         let settled = Settled;
-        if let Err(err) = file.write() {
-            warn!("`scx_umcg status` will not find this instance: {err:#}");
-        }
         caps::drop_unneeded();
         info!(
             "attached: {} mode, policy {}, decided by {}; Ctrl-C detaches",
@@ -354,7 +363,7 @@ impl Loaded<'_> {
             args.policy,
             self.decide
         );
-        Ok(settled)
+        Ok((settled, file))
     }
 }
 

@@ -4,10 +4,14 @@ pub mod bell;
 pub mod caps;
 pub mod client;
 pub mod control;
+pub mod kinds;
+pub mod live;
 pub mod load;
+pub mod matcher;
 pub mod near;
+pub mod news;
 pub mod server;
-pub mod stop;
+pub mod sysgroups;
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
@@ -18,11 +22,14 @@ use scx_utils::{ScxExitKind, UserExitInfo};
 
 use crate::cgroup;
 use crate::cli::RunArgs;
+use crate::config::cpus::Machine;
+use crate::config::{Config, file_of};
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 use crate::runfile::RunFile;
 
-use stop::Stop;
+use live::Live;
+use news::News;
 
 /// The kernel may eject us so often within [`EJECT_WINDOW`] before we give up.
 const MAX_REATTACH: usize = 3;
@@ -39,18 +46,24 @@ pub enum Ended {
 
 /// Runs as the scheduler until a signal, or until the kernel has ejected us too often.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let stop = Stop::at_signals()?;
+    let machine = Machine::this();
+    // First: what changes in the file from now on is heard of.
+    let news = News::of_signals_and(file_of(args).0)?;
+    let mut config = Config::load(args, &machine)?;
+    config.warnings.iter().for_each(|line| warn!("{line}"));
     caps::spare_from_oom();
     let mut ejections: Vec<Instant> = Vec::new();
     let mut total = 0;
     loop {
         kernel::require()?;
-        if let Some(mut unseen) = cgroup::Unseen::of(args) {
+        if let Some(mut unseen) = cgroup::Unseen::of(&config.daemon) {
             unseen.look()?;
         }
         let mut object = MaybeUninit::uninit();
-        let loaded = load::load(&mut object, args)?;
-        match loaded.run(args, &stop, total)? {
+        let loaded = load::load(&mut object, &config)?;
+        let mut live = Live::new(args, &machine, &config, loaded.shared());
+        let ended = loaded.run(&news, &mut live, total)?;
+        match ended {
             Ended::Asked => return Ok(()),
             Ended::Ejected(info, kind) => {
                 warn!("ejected: {}", reason(&info));
@@ -64,7 +77,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 total += 1;
             }
         }
-        if stop.is_asked() {
+        if news.is_end_asked() {
             return Ok(());
         }
         if ejections.len() > MAX_REATTACH {
@@ -80,6 +93,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
             )
             .into());
         }
+        // A new load: what could not change before may now. A wrong file changes nothing.
+        config = Config::load(args, &machine).unwrap_or(live.into_config());
         info!("attaching again ({} of {MAX_REATTACH})", ejections.len());
     }
 }

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -15,7 +15,7 @@ use log::error;
 use umcg::record::{Server as Record, Worker};
 use umcg::ring::Choice;
 use umcg::word::{State, Word};
-use umcg_policy::{Facts, Order, Policy, Terms, WorkerId};
+use umcg_policy::{Decide, Facts, Order, Policy, Terms, WorkerId};
 
 use super::bell::{Bell, Ringer};
 use super::caps;
@@ -24,12 +24,12 @@ use crate::shared::Shared;
 const STACK_BYTES: usize = 256 * 1024;
 
 /// What all servers share of the flags.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The policy picks every next worker.
-    pub staged: bool,
-    /// Choices per activation.
-    pub depth: u32,
+    /// Some server's policy is staged: workers that wait elsewhere are told there.
+    pub forwards: bool,
+    /// Choices per activation; may change.
+    pub depth: Arc<AtomicU32>,
     /// The thread has to enter SCHED_EXT by itself.
     pub partial: bool,
 }
@@ -42,6 +42,8 @@ pub struct Server {
     bell: Bell,
     policy: Box<dyn Policy>,
     settings: Settings,
+    /// The policy picks every next worker.
+    staged: bool,
     /// The policy orders alone: BPF has to know its keys, staged or not.
     own_order: bool,
     scratch: Vec<u32>,
@@ -124,6 +126,7 @@ impl Server {
             me,
             shared,
             bell,
+            staged: policy.traits().decide == Decide::Staged,
             own_order: policy.traits().order == Order::Own,
             policy,
             settings,
@@ -174,13 +177,14 @@ impl Server {
         let record = &shared.servers()[self.me as usize];
         let workers = shared.workers.records();
         let policy = self.policy.as_mut();
-        let staged = self.settings.staged;
+        let staged = self.staged;
+        let forwards = self.settings.forwards;
         let keys = !staged || self.own_order;
 
         let (me, servers) = (self.me, shared.servers());
         let taken = record.drain(workers, &mut self.scratch, me, |index, word| {
             let worker = &workers[index as usize];
-            if staged && forward(servers, me, worker, index, word, now) {
+            if forwards && forward(servers, me, worker, index, word, now) {
                 return;
             }
             // A staged choice needs no key, but it may have a slice.
@@ -218,8 +222,9 @@ impl Server {
         let workers = self.shared.workers.records();
         let budget = self.policy.stage_budget_ns();
         let (mut count, mut work, mut worst) = (record.ring.len_hint() as u32, 0u64, None);
+        let depth = self.settings.depth.load(Ordering::Relaxed);
         // Without a budget one at a time: what it does decides who is next.
-        while count < self.settings.depth && (work < budget || (budget == 0 && count == 0)) {
+        while count < depth && (work < budget || (budget == 0 && count == 0)) {
             let Some(WorkerId(index)) = self.policy.pick() else {
                 break;
             };

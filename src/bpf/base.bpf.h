@@ -46,14 +46,17 @@ const volatile bool umcg_staged;	/* a server picks every next worker */
 const volatile u32 umcg_order;		/* enum umcg_order */
 const volatile bool umcg_history;	/* the policy wants to hear of blocks */
 const volatile u64 umcg_tick_ns;	/* a keyed policy's own period, 0 = none */
-const volatile u64 umcg_slice_ns = 4000 * NSEC_PER_USEC;
-const volatile u64 umcg_quantum_ns;	/* 0 = only the slice */
+const volatile bool umcg_mixed;		/* groups have policies: these four, by CPU: */
+const volatile u8 umcg_kinds[UMCG_MAX_CPUS];	/* enum umcg_kind_bits */
+const volatile u64 umcg_ticks[UMCG_MAX_CPUS];
 const volatile u32 umcg_nr_cpus = 1;	/* possible CPUs */
 const volatile u64 umcg_timeout_ns = 10000 * NSEC_PER_MSEC;
 const volatile bool umcg_tickless;	/* there are nohz_full CPUs: */
 const volatile u64 umcg_nohz[UMCG_MAX_CPUS / 64];
 const volatile u32 umcg_records = UMCG_MAX_WORKERS;	/* fewer in tests */
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
+
+enum umcg_kind_bits { KIND_STAGED = 1, KIND_HISTORY = 2, KIND_ORDER_SHIFT = 2 };
 
 /* Names of the queues of enum umcg_queue. */
 #define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))
@@ -64,6 +67,14 @@ const volatile bool umcg_debug;		/* illegal edges end the scheduler */
 #define KERNELQ(cpu) UMCG_Q(UMCG_Q_KERNEL, cpu)
 
 struct umcg_cpu umcg_cpus[UMCG_MAX_CPUS] SEC(".bss.cpus");
+
+struct umcg_sysgroups umcg_sysgroups SEC(".bss.sys");
+
+/* The default slice, also of what belongs to no group. */
+static __always_inline u64 base_slice(void)
+{
+	return READ_ONCE(umcg_sysgroups.sys[0].slice_ns);
+}
 
 /* umcg_cpu.hand: what dispatch knows of HAND without asking it; see take_hand(). */
 enum umcg_hand {
@@ -108,6 +119,43 @@ static __always_inline struct umcg_cpu *cpu_rec(s32 cpu)
 
 	barrier_var(i);
 	return &umcg_cpus[i & (UMCG_MAX_CPUS - 1)];
+}
+
+/*
+ * The policy of @cpu's server. With one policy for all these are constants, and the
+ * verifier drops the code of other modes as it does for all knobs.
+ */
+static __always_inline u32 kind_on(s32 cpu)
+{
+	u32 i = cpu;
+
+	barrier_var(i);
+	return umcg_kinds[i & (UMCG_MAX_CPUS - 1)];
+}
+
+static __always_inline bool staged_on(s32 cpu)
+{
+	return umcg_mixed ? kind_on(cpu) & KIND_STAGED : umcg_staged;
+}
+
+static __always_inline u32 order_on(s32 cpu)
+{
+	return umcg_mixed ? kind_on(cpu) >> KIND_ORDER_SHIFT : umcg_order;
+}
+
+static __always_inline bool history_on(s32 cpu)
+{
+	return umcg_mixed ? kind_on(cpu) & KIND_HISTORY : umcg_history;
+}
+
+static __always_inline u64 tick_on(s32 cpu)
+{
+	u32 i = cpu;
+
+	if (!umcg_mixed)
+		return umcg_tick_ns;
+	barrier_var(i);
+	return umcg_ticks[i & (UMCG_MAX_CPUS - 1)];
 }
 
 /* Somebody was put on HAND of @cpu, this one, to run here; the hint is for who cannot yet. */

@@ -72,4 +72,46 @@ int umcg_inject(struct umcg_call *call)
 	return 0;
 }
 
+/* The agent has written a new table. */
+SEC("syscall")
+int umcg_sys_apply(struct umcg_call *call)
+{
+	sys_recount();
+	call->ret = 0;
+	return 0;
+}
+
+/* After the name has changed: the tracepoint of it comes before, the agent could look too soon. */
+SEC("?fexit/__set_task_comm")
+int BPF_PROG(umcg_renamed, struct task_struct *p)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	if (t)
+		sys_ask(t, false);
+	return 0;
+}
+
+/* Where the kernel has no such function to hook: who looked too soon looks again in turn. */
+SEC("?tp_btf/task_rename")
+int BPF_PROG(umcg_rename, struct task_struct *p)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	if (t)
+		sys_ask(t, false);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(umcg_cgroup_task, struct cgroup *to, const char *path,
+	     struct task_struct *leader, bool all)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(leader) : NULL;
+
+	if (t)
+		sys_ask(t, all);
+	return 0;
+}
+
 #endif /* __UMCG_CALL_BPF_H */

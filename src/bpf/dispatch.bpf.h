@@ -69,11 +69,13 @@ static __always_inline bool hand_over(s32 cpu, struct umcg_worker *w, u32 idx,
 {
 	struct task_struct *p = worker_task(idx);
 	struct bpf_iter_scx_dsq it;
+	struct umcg_task *t;
 	bool moved = false;
 
 	if (!p)
 		return false;
-	if (!may_run_on(p, cpu)) {
+	t = sys_on() ? task_ctx(p) : NULL;
+	if (!may_run_on(p, cpu) || (t && !sys_allows(t, cpu))) {
 		refused(w, now, cpu, p->migration_disabled ?
 			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
 		return false;
@@ -200,7 +202,7 @@ static __always_inline u32 head_or_choice(struct umcg_pick *k)
 
 	if (!w)
 		return NEXT_HEAD;
-	if (umcg_order == UMCG_ORDER_OWN || !head_key(k->cpu, &key))
+	if (order_on(k->cpu) == UMCG_ORDER_OWN || !head_key(k->cpu, &key))
 		return NEXT_CHOICE;
 	if (key == w->key)
 		return NEXT_BOTH;
@@ -217,7 +219,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 {
 	if (!k->waiting)
 		return false;
-	if (umcg_staged && k->waiting > 1) {
+	if (staged_on(k->cpu) && k->waiting > 1) {
 		u32 next = head_or_choice(k);
 
 		if ((next == NEXT_BOTH && ring_take_this(&k->s->ring, k->choice) &&
@@ -229,7 +231,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 	}
 	if (!scx_bpf_dsq_move_to_local(PARK(k->cpu), 0))
 		return false;
-	count_choice(k, k->waiting, umcg_staged && k->s && server_absent(k->s, k->now) ?
+	count_choice(k, k->waiting, staged_on(k->cpu) && k->s && server_absent(k->s, k->now) ?
 		     UMCG_C_absent : UMCG_C_by_key);
 	return true;
 }
@@ -250,8 +252,47 @@ static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 	       scx_bpf_dsq_move_to_local(PARK(other), 0);
 }
 
-static __always_inline bool steal(struct umcg_pick *k)
+/*
+ * Of PARK(@other) the first one whose group @cpu serves, to HAND(@cpu). Global, so that the
+ * verifier sees it once and not in each round of a thief's search.
+ */
+__weak int pull_allowed(u32 other, u32 cpu)
 {
+	struct task_struct *p;
+	int moved = 0, looked = 0;
+
+	bpf_rcu_read_lock();	/* as in server_send() */
+	bpf_for_each(scx_dsq, p, PARK(other), 0) {
+		struct umcg_task *t;
+
+		__sink(looked);
+		if (looked++ >= SYS_LOOK)
+			break;
+		t = task_ctx(p);
+		if (!t || !sys_allows(t, cpu) || !may_run_on(p, cpu))
+			continue;
+		if (scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0)) {
+			moved = 1;
+			break;
+		}
+	}
+	bpf_rcu_read_unlock();
+	return moved;
+}
+
+/* The first one of PARK(@other) that may run here, by affinity and by group. */
+static __always_inline bool take_from(struct umcg_pick *k, s32 other)
+{
+	if (!sys_on() || !(sys_at(other) & ~sys_at(k->cpu)))
+		return scx_bpf_dsq_move_to_local(PARK(other), 0);
+	return (sys_at(other) & sys_at(k->cpu)) && pull_allowed(other, k->cpu) &&
+	       hand_to_local(k->cpu);
+}
+
+/* Global as take_staged() is; so is rotate(). */
+__weak int steal(s32 cpu, u64 now)
+{
+	struct umcg_pick k = { .c = cpu_rec(cpu), .cpu = cpu, .now = now };
 	s32 other, waiting;
 	bool staged;
 	int i;
@@ -259,24 +300,24 @@ static __always_inline bool steal(struct umcg_pick *k)
 	bpf_for(i, 0, STEAL_TRIES) {
 		if (i + 1 >= umcg_nr_cpus)
 			break;
-		other = near_cpu(k->cpu, i);
-		if (take_stranded(k, other))
+		other = near_cpu(cpu, i);
+		if (take_stranded(&k, other))
 			return true;
-		if (READ_ONCE(cpu_rec(other)->kernel) && kernelq_take(k->c, other))
+		if (READ_ONCE(cpu_rec(other)->kernel) && kernelq_take(k.c, other))
 			return true;
 		if (!pending_any())
 			continue;
 		waiting = scx_bpf_dsq_nr_queued(PARK(other));
 		if (waiting <= 0)
 			continue;
-		staged = umcg_staged && waiting > 1 && take_staged(k->cpu, other, k->now);
-		if (staged || scx_bpf_dsq_move_to_local(PARK(other), 0)) {
-			count_on(k->c, stolen);
-			count_choice(k, waiting, staged ? UMCG_C_staged : UMCG_C_by_key);
+		staged = staged_on(other) && waiting > 1 && take_staged(cpu, other, now);
+		if (staged || take_from(&k, other)) {
+			count_on(k.c, stolen);
+			count_choice(&k, waiting, staged ? UMCG_C_staged : UMCG_C_by_key);
 			return true;
 		}
 		/* The kernel skips who may not run here and says no more. */
-		refused_queue(other, k->now, k->cpu);
+		refused_queue(other, now, cpu);
 	}
 	return false;
 }
@@ -292,7 +333,7 @@ static __always_inline bool is_longer(struct umcg_pick *k, s32 other, s32 there)
 	struct umcg_cpu *oc = cpu_rec(other);
 	u64 mine, theirs;
 
-	if (!umcg_nr_cgroups || there <= 0)
+	if (!(umcg_nr_cgroups || sys_on()) || there <= 0)
 		return there > (s32)k->waiting;
 	mine = READ_ONCE(k->c->parked_weight) + k->c->cur_weight;
 	theirs = READ_ONCE(oc->parked_weight) + (oc->cur_idx ? oc->cur_weight : 0);
@@ -300,18 +341,19 @@ static __always_inline bool is_longer(struct umcg_pick *k, s32 other, s32 there)
 }
 
 /* A neighbour with a longer queue: hogs rotate, so that n of them share fairly. */
-static __always_inline bool rotate(struct umcg_pick *k)
+__weak int rotate(s32 cpu, u32 waiting)
 {
+	struct umcg_pick k = { .c = cpu_rec(cpu), .cpu = cpu, .waiting = waiting };
 	s32 other, there;
 
-	if (umcg_nr_cpus < 2 || umcg_order != UMCG_ORDER_FAIR)
+	if (umcg_nr_cpus < 2 || order_on(cpu) != UMCG_ORDER_FAIR)
 		return false;
-	other = random_other(k->cpu);
+	other = random_other(cpu);
 	there = scx_bpf_dsq_nr_queued(PARK(other));
-	if (!is_longer(k, other, there) || !scx_bpf_dsq_move_to_local(PARK(other), 0))
+	if (!is_longer(&k, other, there) || !take_from(&k, other))
 		return false;
-	count_on(k->c, rotated);
-	count_choice(k, there, UMCG_C_by_key);
+	count_on(k.c, rotated);
+	count_choice(&k, there, UMCG_C_by_key);
 	return true;
 }
 
@@ -342,11 +384,11 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 	}
 	if (t->yielded)
 		return false;
-	if (rotate(k))
+	if (rotate(k->cpu, k->waiting))
 		return true;
-	if (umcg_order == UMCG_ORDER_ARRIVAL || !k->waiting || !head_key(k->cpu, &key))
+	if (order_on(k->cpu) == UMCG_ORDER_ARRIVAL || !k->waiting || !head_key(k->cpu, &key))
 		return false;
-	if (umcg_staged && ring_peek(&k->s->ring))
+	if (staged_on(k->cpu) && ring_peek(&k->s->ring))
 		return false;
 	weight = worker_weight(prev, t, w);
 	if (key_before(key, key_now(prev, t, w, weight, k->now)))
@@ -389,8 +431,8 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	}
 	if (is_due(k.c) && dues_put(cpu, cpu, k.now))
 		return;
-	if (w && t->at_user) {
-		w = NULL;	/* it goes to THROTTLE */
+	if (w && (t->at_user || sys_leaves(prev, t, w, cpu))) {
+		w = NULL;	/* it goes to THROTTLE, or to a CPU of its group */
 		wants = false;
 	}
 	if (w)
@@ -403,7 +445,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
 	if (!k.waiting)
 		k.c->want = 0;
-	if (server_needed(k.s, k.c, k.waiting, k.waiting + !!w, k.now) &&
+	if (server_needed(k.s, cpu, k.c, k.waiting, k.waiting + !!w, k.now) &&
 	    server_run(k.s, cpu))
 		return;
 	if (kernelq_waits(k.c, cpu) &&
@@ -415,7 +457,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		return;
 	if ((READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu)) || take_hand(&k))
 		return;
-	if (!wants && steal(&k))
+	if (!wants && steal(cpu, k.now))
 		return;
 	/* A lone worker of a nohz_full CPU comes back by ENQ_LAST, see lone_slice(). */
 	if (wants && !forced && !(w && is_nohz(cpu))) {

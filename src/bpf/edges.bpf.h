@@ -38,6 +38,7 @@ static __always_inline void edge_runnable(struct task_struct *p, u64 enq_flags)
 		return;
 	if (t->cgroup)
 		cgroup_enter(t, p);
+	sys_enter(p, t, w);
 	now = umcg_now();
 	old = word_move(&w->word, &w->since_ns,
 			FROM(UMCG_BLOCKED) | FROM(UMCG_IDLE) | FROM(UMCG_NONE),
@@ -58,6 +59,7 @@ static __always_inline void publish_current(struct umcg_cpu *c,
 	c->cur_avg_ns = t->avg_ns;
 	c->cur_burst_ns = t->burst_ns;
 	c->cur_class = w->class_;
+	c->cur_free = t->sys_free;
 	c->cur_idx = t->idx;
 }
 
@@ -68,8 +70,8 @@ static __always_inline void running_limited(struct task_struct *p, struct umcg_t
 	t->limit_exec = p->se.sum_exec_runtime;
 	if (umcg_limits && is_endless(c) && is_limited(t)) {
 		/* No tick would charge it. The kernel looks at the slice after this. */
-		scx_bpf_task_set_slice(p, umcg_slice_ns);
-		c->granted_ns = umcg_slice_ns;
+		scx_bpf_task_set_slice(p, base_slice());
+		c->granted_ns = base_slice();
 	}
 	if (!t->throttled_ns)
 		return;
@@ -123,6 +125,9 @@ static __always_inline void running_worker(struct task_struct *p,
 			wait_count(c, p, w, old, now - since);
 		}
 		count_on(c, switches);
+		if (sys_on())
+			sys_ran(t, word_state(old) == UMCG_RUNNABLE && now > since ?
+				now - since : 0);
 	}
 	claim_drop(w);
 	running_now(p, t, w, c, cpu, now);
@@ -143,6 +148,7 @@ static __always_inline void running_member(struct task_struct *p,
 	count_on(c, switches);
 	if (t->cgroup)
 		cgroup_enter(t, p);
+	sys_enter(p, t, w);
 	running_now(p, t, w, c, cpu, now);
 }
 
@@ -192,7 +198,7 @@ static __always_inline void stopping_worker(struct task_struct *p,
 	t->left_ns = !t->yielded && ran + MIN_LEFT_NS < c->granted_ns ?
 		c->granted_ns - ran : 0;
 	if (is_endless(c) && t->left_ns)
-		t->left_ns = umcg_slice_ns;
+		t->left_ns = base_slice();
 	if (t->yielded) {
 		/* Behind those that wait already, or a yield would change nothing. */
 		if (key_before(t->v, c->vnow))
@@ -251,7 +257,7 @@ static __always_inline void tell_block(struct umcg_task *t, struct umcg_worker *
 	struct umcg_server *s;
 	u32 told = w->told_avg_ns;
 
-	if (!umcg_history)
+	if (!history_on(cpu))
 		return;
 	if (terms_valid(w) && t->avg_ns < 2 * told && told < 2 * t->avg_ns)
 		return;
@@ -311,6 +317,7 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 	now = pass_now(p, cpu);
 	if (t->counted)
 		cgroup_leave(t);
+	sys_leave(t);
 	t->soft = p->__state & TASK_INTERRUPTIBLE;
 	burst_end(t, w);
 	if (is_member(t)) {

@@ -53,7 +53,7 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 	if (cpu != bpf_get_smp_processor_id())
 		kick(cpu, SCX_KICK_IDLE);
 	else if (!cpu_rec(cpu)->idle_since_ns)
-		kick_idle_for(p);
+		kick_idle_for(p, t, cpu);
 }
 
 /* A CPU that @p may use, this one if possible. */
@@ -121,7 +121,7 @@ static __always_inline u32 put_next(struct umcg_cpu *c, s32 cpu, struct umcg_mem
 			queue_member(p, t, cpu_for(p, cpu), now);
 			return HANDOFF_AWAY;
 		}
-		left = umcg_slice_ns;
+		left = base_slice();
 	}
 	return put_here(p, t, cpu, left, now) ? HANDOFF_DONE : HANDOFF_AWAY;
 }
@@ -364,7 +364,7 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 		t->ghost = (!READ_ONCE(m->slot) &&
 			    word_state(READ_ONCE(m->word)) == UMCG_IDLE) || must_run(p);
 		if (must_run(p))
-			return put_here(p, t, cpu, umcg_slice_ns, now);
+			return put_here(p, t, cpu, base_slice(), now);
 	}
 	if (throttle_member(p, t, cpu, now))
 		return false;

@@ -24,7 +24,7 @@
 #ifndef __UMCG_IDLE_BPF_H
 #define __UMCG_IDLE_BPF_H
 
-#include "record.bpf.h"
+#include "sysgroup.bpf.h"
 
 #define IDLE_TRIES 4
 #define IDLE_LOOK 8	/* other CPUs, when one starts that had waited */
@@ -70,14 +70,16 @@ static __always_inline bool pending_any(void)
 	return READ_ONCE(umcg_pending) > 0;
 }
 
-/* @p was parked on a busy CPU: is there another one that can take it? */
-static __always_inline void kick_idle_for(struct task_struct *p)
+/* @p was parked on @home, which is busy: is there another one that can take it? */
+static __always_inline void kick_idle_for(struct task_struct *p,
+					  const struct umcg_task *t, s32 home)
 {
 	s32 cpu;
 
 	if (p->nr_cpus_allowed == 1)
 		return;
-	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	cpu = t && sys_narrow(t) ? sys_idle_cpu(p, t, home) :
+			      scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
 	if (cpu < 0)
 		return;
 	count(kick_idle);
@@ -133,7 +135,7 @@ static __always_inline void idle_beside(struct umcg_cpu *c, u64 ns)
 
 /* CPUs that are idle still, and have been while @p waited. */
 __weak int idle_elsewhere(struct task_struct *p __arg_trusted, s32 cpu, u64 from,
-			  u64 now)
+			  u64 now, u32 sys)
 {
 	s32 other = cpu;
 	int i;
@@ -146,7 +148,7 @@ __weak int idle_elsewhere(struct task_struct *p __arg_trusted, s32 cpu, u64 from
 		if (other == cpu)
 			break;
 		since = READ_ONCE(cpu_rec(other)->idle_since_ns);
-		if (!since || cpu_rec(other)->offline ||
+		if (!since || cpu_rec(other)->offline || !sys_has(sys, other) ||
 		    !bpf_cpumask_test_cpu(other, p->cpus_ptr))
 			continue;
 		if (since < from)
@@ -170,7 +172,7 @@ static __always_inline void idle_account(struct task_struct *p, struct umcg_cpu 
 	if (!from)
 		return;
 	if (p->nr_cpus_allowed > 1 && !p->migration_disabled)
-		idle_elsewhere(p, cpu, from, now);
+		idle_elsewhere(p, cpu, from, now, sys_narrow(t) ? t->sys : SYS_ANY);
 	if (!start)
 		return;
 	if (from < start)

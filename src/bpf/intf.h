@@ -76,7 +76,7 @@ enum umcg_state {
 
 /*
  * Worker record. line 0 is written by BPF alone; line 1 holds the link, the
- * claim and the request; line 2 is written by the agent alone.
+ * claim and the request; line 2 is written by the agent, but for its end.
  *
  * `queued`/`next`: the worker's one list link, see struct umcg_list.
  * `claim`: (server + 1) << 48 | low 48 bits of the tag, 0 = free. Says "this
@@ -98,6 +98,7 @@ struct umcg_worker {
 	u32 avg_ns;		/* EWMA of the CPU time between two sleeps */
 	u32 burst_ns;		/* CPU time since it last slept */
 	u32 rescues;		/* how often the relief valve released it */
+	u32 sys_now;		/* the system group whose terms it has */
 
 	u64 claim __attribute__((aligned(64)));
 	u64 request;
@@ -116,6 +117,11 @@ struct umcg_worker {
 	u32 weight_pct;		/* scales the weight, 0 = 100 % */
 	u32 slice_us;		/* 0 = the default slice */
 	u32 told_gen;		/* generation that the agent wrote these for */
+	u32 sys, sys_gen;	/* its system group, and the generation it was matched for */
+	u32 answered, answered_all;	/* the values of `ask` that the agent has answered */
+	/* BPF's, and seldom written: */
+	u32 ask, ask_all;	/* see intf_sys.h; ask_all: for its whole process, by the leader */
+	s32 tgid;
 };
 
 /*
@@ -344,10 +350,10 @@ struct umcg_cpu {
 	u32 hand;		/* 0 = HAND holds nobody; see take_hand() */
 	u32 kernel;		/* 0 = KERNELQ holds nobody; see kernelq_waits() */
 	u32 perf;		/* told the frequency governor: of 1024 */
-	u32 pad0;
+	u32 cur_free;		/* who runs here may be on any CPU, whatever its group says */
 	u64 act_ns;		/* last activation of the server here */
 	u64 unfit;		/* the last try to take from PARK here, enum umcg_refusal */
-	u64 parked_weight;	/* of the workers parked here; 0 without cgroups */
+	u64 parked_weight;	/* of the workers parked here; 0 without cgroups and groups */
 	u64 due;		/* members to be put here, see slot.bpf.h */
 	u64 cnt[UMCG_NR_COUNTERS] __attribute__((aligned(64)));
 	u64 waits[UMCG_NR_TIERS * UMCG_WAIT_BUCKETS];	/* by enum umcg_tier */
@@ -406,5 +412,6 @@ struct umcg_call {
 };
 
 #include "intf_group.h"
+#include "intf_sys.h"
 
 #endif /* __UMCG_INTF_H */

@@ -28,11 +28,11 @@ static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
 					    u64 enq_flags)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
-	u64 v = p->scx.dsq_vtime, lag = umcg_slice_ns;
+	u64 v = p->scx.dsq_vtime, lag = base_slice();
 
 	if (is_percpu_kthread(p) && ((enq_flags & SCX_ENQ_WAKEUP) || p->scx.slice)) {
 		count(kthread_local);
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns,
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, base_slice(),
 				   enq_flags & SCX_ENQ_WAKEUP ?
 				   SCX_ENQ_PREEMPT : SCX_ENQ_HEAD);
 		return;
@@ -43,7 +43,7 @@ static __always_inline void kernelq_enqueue(struct task_struct *p, s32 cpu,
 	if (c->idle_since_ns)
 		kick(cpu, SCX_KICK_IDLE);
 	else
-		kick_idle_for(p);
+		kick_idle_for(p, NULL, cpu);
 }
 
 /*
@@ -84,10 +84,10 @@ static __always_inline bool kernelq_turn(struct umcg_cpu *c, u32 workers)
 
 	if (workers > MAX_HEADS)
 		workers = MAX_HEADS;
-	most = umcg_slice_ns * (workers ?: 1);
+	most = base_slice() * (workers ?: 1);
 
-	if (ahead < -(s64)umcg_slice_ns)
-		c->kq_ns = c->wk_ns - umcg_slice_ns;
+	if (ahead < -(s64)base_slice())
+		c->kq_ns = c->wk_ns - base_slice();
 	else if (ahead > most)
 		c->wk_ns = c->kq_ns - most;
 	return (s64)(c->kq_ns - c->wk_ns) <= 0;

@@ -23,7 +23,7 @@
 #define __UMCG_KEY_BPF_H
 
 #include "cgroup.bpf.h"
-#include "near.bpf.h"
+#include "sysgroup.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
 #define OWE_NS (500 * NSEC_PER_MSEC)	/* the latter in virtual time: LAG of nice 19 */
@@ -49,7 +49,7 @@ static __always_inline bool terms_valid(const struct umcg_worker *w)
 #define WEIGHT_MAX 1000000		/* times WEIGHT_ONE it fits into 32 bits */
 
 /* In units of 1 / WEIGHT_ONE: by nice, by the agent's terms, its group's share, the cgroup. */
-static __always_inline u32 worker_weight(const struct task_struct *p,
+static __always_inline u32 weight_inside(const struct task_struct *p,
 					 const struct umcg_task *t,
 					 const struct umcg_worker *w)
 {
@@ -65,6 +65,24 @@ static __always_inline u32 worker_weight(const struct task_struct *p,
 	}
 	weight = (weight ? weight : 1) * WEIGHT_ONE;
 	return t->cgroup ? cgroup_scale(t, weight) : weight;
+}
+
+/* The same by the share of its system group as well: against all others on its CPU. */
+static __always_inline u32 worker_weight(const struct task_struct *p,
+					 const struct umcg_task *t,
+					 const struct umcg_worker *w)
+{
+	u32 weight = weight_inside(p, t, w);
+
+	return sys_on() ? sys_scale(t, weight) : weight;
+}
+
+/* @t is runnable: its group competes with its weight. */
+static __always_inline void sys_enter(const struct task_struct *p, struct umcg_task *t,
+				      const struct umcg_worker *w)
+{
+	if (sys_on())
+		sys_count(t, weight_inside(p, t, w));
 }
 
 /* What readers and wakers see: the weight that is used from now on. */
@@ -88,10 +106,10 @@ static __always_inline u64 worker_slice(const struct umcg_worker *w)
 	u32 us = terms_valid(w) ? READ_ONCE(w->slice_us) : 0;
 
 	if (!us)
-		return umcg_slice_ns;
+		return sys_slice(w);
 	if (us < 100 || us > 100000) {
 		count(bad_hint);
-		return umcg_slice_ns;
+		return sys_slice(w);
 	}
 	return us * NSEC_PER_USEC;
 }
@@ -147,7 +165,14 @@ static __always_inline void charge(const struct task_struct *p,
 				   struct umcg_cpu *c)
 {
 	u64 used = uncharged(p, t);
-	u32 weight = worker_weight(p, t, w);
+	u32 weight = weight_inside(p, t, w);
+
+	if (sys_on()) {
+		if (t->sys_counted)
+			sys_count(t, weight);
+		sys_use(t)->run_ns += used;
+		weight = sys_scale(t, weight);
+	}
 
 	t->exec = p->se.sum_exec_runtime;
 	t->v += weighted(used, weight);
@@ -190,10 +215,11 @@ static __always_inline void place(struct umcg_task *t, s32 cpu)
 	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + LAG_NS + t->owe_ns);
 }
 
+/* On the CPU whose clock @t has. */
 static __always_inline u64 key_of(const struct umcg_task *t,
 				  const struct umcg_worker *w, u64 v, u64 now)
 {
-	switch (umcg_order) {
+	switch (order_on(t->clock_cpu)) {
 	case UMCG_ORDER_OWN:
 		/* Without terms first: parked last, it would starve unheard. */
 		return terms_valid(w) ? READ_ONCE(w->own_key) : 0;
@@ -255,15 +281,18 @@ static __always_inline bool beaten(const struct umcg_task *t,
 static __always_inline s32 find_beaten(struct task_struct *p, struct umcg_task *t,
 				       struct umcg_worker *w, s32 prev_cpu, u64 now)
 {
+	bool narrow = sys_narrow(t);
 	s32 cpu;
 	int i;
 
+	if (sys_quiet(t))
+		return -1;
 	bpf_for(i, 0, BEATEN_TRIES) {
 		if (i >= umcg_nr_cpus)
 			break;
 		cpu = i ? near_cpu(prev_cpu, i - 1) : prev_cpu;
 		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
-		    beaten(t, w, cpu, now))
+		    !(narrow && !sys_has(t->sys, cpu)) && beaten(t, w, cpu, now))
 			return cpu;
 	}
 	return -1;

@@ -199,7 +199,7 @@ static __always_inline bool throttle_if_hit(struct task_struct *p, struct umcg_t
 	t->preempt = 0;
 	t->left_ns = 0;
 	count(throttled);
-	scx_bpf_dsq_insert(p, THROTTLE(limit), umcg_slice_ns, 0);
+	scx_bpf_dsq_insert(p, THROTTLE(limit), base_slice(), 0);
 	return true;
 }
 

@@ -160,9 +160,18 @@ void BPF_STRUCT_OPS(umcg_cgroup_set_idle, struct cgroup *cgrp, bool idle)
 		g->idle = idle;
 }
 
+void BPF_STRUCT_OPS(umcg_set_cpumask, struct task_struct *p, const struct cpumask *cpumask)
+{
+	struct umcg_task *t = task_ctx(p);
+
+	if (t)
+		t->sys_seen = 0;
+}
+
 void BPF_STRUCT_OPS(umcg_cpu_online, s32 cpu)
 {
 	cpu_rec(cpu)->offline = 0;
+	sys_recount();
 }
 
 /* What waits there is taken by the others: those that sleep have to look. */
@@ -175,6 +184,7 @@ void BPF_STRUCT_OPS(umcg_cpu_offline, s32 cpu)
 			kick(other, SCX_KICK_IDLE);
 	cpu_rec(cpu)->offline = 1;
 	cpu_rec(cpu)->idle_since_ns = 0;
+	sys_recount();
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init_task, struct task_struct *p,
@@ -221,6 +231,7 @@ s32 BPF_STRUCT_OPS_SLEEPABLE(umcg_init)
 	bpf_for(cpu, 0, umcg_nr_cpus)
 		cpu_rec(cpu)->offline = !bpf_cpumask_test_cpu(cpu, online);
 	scx_bpf_put_cpumask(online);
+	sys_recount();
 	bpf_for(cpu, 0, umcg_nr_cpus) {
 		bpf_for(kind, UMCG_Q_PARK, UMCG_Q_KERNEL + 1) {
 			ret = scx_bpf_create_dsq(UMCG_Q(kind, cpu), -1);
@@ -256,6 +267,7 @@ SCX_OPS_DEFINE(umcg_ops,
 	       .cgroup_set_weight = (void *)umcg_cgroup_set_weight,
 	       .cgroup_set_bandwidth = (void *)umcg_cgroup_set_bandwidth,
 	       .cgroup_set_idle	= (void *)umcg_cgroup_set_idle,
+	       .set_cpumask	= (void *)umcg_set_cpumask,
 	       .cpu_online	= (void *)umcg_cpu_online,
 	       .cpu_offline	= (void *)umcg_cpu_offline,
 	       .init_task	= (void *)umcg_init_task,

@@ -26,15 +26,16 @@
 #include "preempt.bpf.h"
 #include "wake.bpf.h"
 
-static __always_inline u32 park_home(const struct task_struct *p,
+static __always_inline u32 park_home(const struct task_struct *p, const struct umcg_task *t,
 				     struct umcg_worker *w, s32 cpu)
 {
 	u32 owner;
 
-	if (!umcg_staged)
+	if (!staged_on(cpu))
 		return cpu;
 	owner = READ_ONCE(w->queued);
-	if (!owner || owner > umcg_nr_cpus || !may_run_on(p, owner - 1))
+	if (!owner || owner > umcg_nr_cpus || !may_run_on(p, owner - 1) ||
+	    !sys_allows(t, owner - 1))
 		return cpu;
 	return owner - 1;
 }
@@ -65,9 +66,9 @@ static __always_inline void park_tell(struct umcg_worker *w, u32 idx, u32 home,
 {
 	struct umcg_server *s;
 
-	if (!umcg_staged && terms_valid(w))
+	if (!staged_on(home) && terms_valid(w))
 		return;
-	if (!umcg_staged && !umcg_history && umcg_order == UMCG_ORDER_FAIR)
+	if (!staged_on(home) && !history_on(home) && order_on(home) == UMCG_ORDER_FAIR)
 		return;
 	s = server_rec(home);
 	if (!s)
@@ -75,7 +76,7 @@ static __always_inline void park_tell(struct umcg_worker *w, u32 idx, u32 home,
 	if (!list_push(s, &s->runnable, home, w, idx, now))
 		hurry_owner(w, home);
 	/* Earlier than something that is staged: the server has to recall that. */
-	if (umcg_staged && umcg_order == UMCG_ORDER_OWN && ring_peek(&s->ring) &&
+	if (staged_on(home) && order_on(home) == UMCG_ORDER_OWN && ring_peek(&s->ring) &&
 	    key_before(w->key, READ_ONCE(s->worst_key)))
 		WRITE_ONCE(s->must, 1);
 }
@@ -84,7 +85,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 				 struct umcg_worker *w, s32 cpu, u64 enq_flags,
 				 u64 now)
 {
-	u32 home = park_home(p, w, cpu);
+	u32 home = park_home(p, t, w, cpu);
 	struct umcg_cpu *c = cpu_rec(home);
 	u64 key;
 
@@ -98,18 +99,18 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	w->home = home;
 	t->parked_ns = now;
 	pending_raise(t);
-	if (umcg_nr_cgroups)
+	if (umcg_nr_cgroups || sys_on())
 		parked_weigh(t, home, worker_weight(p, t, w));
 	scx_bpf_dsq_insert_vtime(p, PARK(home), worker_slice(w), key, 0);
 	park_tell(w, t->idx, home, now);
 
 	if ((enq_flags & SCX_ENQ_WAKEUP) && t->avg_ns <= SHORT_NS &&
-	    w->class_ == UMCG_CLASS_NORMAL && umcg_order == UMCG_ORDER_FAIR)
+	    w->class_ == UMCG_CLASS_NORMAL && order_on(home) == UMCG_ORDER_FAIR && !sys_quiet(t))
 		c->want = 1;
 	if (home != cpu && c->idle_since_ns)
 		kick(home, SCX_KICK_IDLE);
 	else
-		kick_idle_for(p);
+		kick_idle_for(p, t, home);
 }
 
 /* Put back by its own CPU: the pass goes on. */
@@ -118,11 +119,18 @@ static __always_inline u64 enqueue_now(const struct task_struct *p, s32 cpu)
 	return (const void *)bpf_get_current_task_btf() == p ? pass_now(p, cpu) : umcg_now();
 }
 
+static __always_inline void count_preempt(const struct umcg_task *t)
+{
+	count(preempt_wake);
+	if (sys_on())
+		sys_use(t)->preempts++;
+}
+
 static __always_inline void enqueue_worker(struct task_struct *p,
 					   struct umcg_task *t, u64 enq_flags)
 {
 	struct umcg_worker *w = worker_rec(t->idx);
-	s32 cpu = scx_bpf_task_cpu(p);
+	s32 cpu = scx_bpf_task_cpu(p), home = cpu;
 	struct umcg_cpu *c = cpu_rec(cpu);
 	u64 now;
 
@@ -131,8 +139,18 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 	/* A wake-up comes here from its edge in ops.runnable. */
 	now = enq_flags & SCX_ENQ_WAKEUP ? w->since_ns : enqueue_now(p, cpu);
 	claim_drop(w);
-	if (throttle(p, t, w, cpu, enq_flags, now))
+	if (sys_on())
+		home = sys_home(p, t, w, cpu);
+	if (throttle(p, t, w, home, enq_flags, now))
 		return;
+	if (home != cpu) {
+		/* Its group is served elsewhere. What it ran alone here is no debt there. */
+		t->preempt = 0;
+		t->left_ns = 0;
+		place(t, home);
+		park(p, t, w, home, enq_flags, now);
+		return;
+	}
 
 	if (t->preempt) {
 		t->preempt = 0;
@@ -140,7 +158,7 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 		if ((enq_flags & SCX_ENQ_WAKEUP) && !c->preempting) {
 			c->preempting = 1;
 			clock_move(t, cpu);
-			count(preempt_wake);
+			count_preempt(t);
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w),
 					   SCX_ENQ_PREEMPT);
 			return;
@@ -179,11 +197,11 @@ static __always_inline void enqueue_worker(struct task_struct *p,
 			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 			return;
 		}
-		if (p->nr_cpus_allowed == 1 && umcg_order == UMCG_ORDER_FAIR) {
+		if (p->nr_cpus_allowed == 1 && order_on(cpu) == UMCG_ORDER_FAIR) {
 			place(t, cpu);
-			if (beaten(t, w, cpu, now)) {
+			if (!sys_quiet(t) && beaten(t, w, cpu, now)) {
 				c->preempting = 1;
-				count(preempt_wake);
+				count_preempt(t);
 				scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
 						   worker_slice(w), SCX_ENQ_PREEMPT);
 				return;
@@ -203,6 +221,7 @@ static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_ta
 	/* Before it is held: whoever lets it run reads it. */
 	t->at_border = may_throttle(p, t, enq_flags);
 	if (member_hold(p, t, enq_flags, now)) {
+		sys_leave(t);
 		if (t->counted)
 			cgroup_leave(t);	/* nobody runs it before this rq lock is free */
 		t->left_ns = 0;
@@ -211,6 +230,8 @@ static __always_inline bool member_enqueue(struct task_struct *p, struct umcg_ta
 	}
 	if (t->cgroup)
 		cgroup_enter(t, p);
+	if (w)
+		sys_enter(p, t, w);
 	if (w)
 		word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
 	return false;
@@ -228,7 +249,7 @@ static __always_inline void enqueue_any(struct task_struct *p, u64 enq_flags)
 		return;
 	/* Exiting tasks hold memory that others wait for, and no policy cares. */
 	if (t && (t->kind == UMCG_K_WORKER || is_member(t)) &&
-	    !(umcg_staged && (p->flags & PF_EXITING))) {
+	    !(staged_on(scx_bpf_task_cpu(p)) && (p->flags & PF_EXITING))) {
 		enqueue_worker(p, t, enq_flags);
 		return;
 	}

@@ -71,6 +71,11 @@ struct umcg_task {
 	u64 ask_token[2];
 	u64 ask_cookie;
 	s32 ask_ret;
+	/* System group, see sysgroup.bpf.h. */
+	u32 sys;
+	u32 sys_seen;		/* umcg_sys_gen of the next two */
+	u32 sys_counted;	/* weight that it adds to the group's load */
+	u8 sys_free;		/* its affinity leaves no CPU of its group: any will do */
 };
 
 struct {
@@ -189,6 +194,8 @@ static __always_inline u32 record_alloc(struct task_struct *p)
 	w->rescues = 0;
 	w->refused = 0;
 	w->pid = p->pid;
+	w->tgid = p->tgid;
+	w->sys_now = 0;
 	w->weight = 100;
 	w->gen = (w->gen + 1) | 1;
 	return idx;

@@ -71,7 +71,7 @@ __weak int release_done(struct umcg_task *t __arg_nonnull, u64 now, u32 moved, u
 		return 0;
 	cpu = w->home & (UMCG_MAX_CPUS - 1);
 	s = server_rec(cpu);
-	if (s && (umcg_staged || umcg_order == UMCG_ORDER_OWN))
+	if (s && (staged_on(cpu) || order_on(cpu) == UMCG_ORDER_OWN))
 		list_push(s, &s->runnable, cpu, w, t->idx, now);
 	/* Other idle CPUs: the timer kicks them while anybody is pending. */
 	if (cpu_rec(cpu)->idle_since_ns)

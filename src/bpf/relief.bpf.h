@@ -132,7 +132,7 @@ __weak int server_sweep(s32 cpu, u64 now)
  */
 static __always_inline u64 quantum_of(const struct umcg_worker *w, s32 cpu)
 {
-	u64 quantum = umcg_quantum_ns ?: ~0ULL, crowd;
+	u64 quantum = sys_quantum(w) ?: ~0ULL, crowd;
 	u32 waiting = scx_bpf_dsq_nr_queued(PARK(cpu)) +
 		      scx_bpf_dsq_nr_queued(HAND(cpu));
 
@@ -206,6 +206,8 @@ __weak int sweep_cpu(s32 cpu, u64 now)
 	server_sweep(cpu, now);
 	quantum_sweep(cpu, now);
 	endless_sweep(cpu);
+	if (sys_on() && c->cur_idx && !c->cur_free)
+		sys_cpu_sweep(c, cpu);
 	relief_sweep(cpu, now);
 	perf_update(cpu, now, PERF_TIMER_NS);
 	if (is_helpless(c, cpu, now))
@@ -244,6 +246,8 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 		stints_look(now);
 	if (umcg_nr_cgroups)
 		cgroups_sweep();
+	if (sys_on())
+		sys_sweep();
 	if (umcg_limited && limits_sweep(now) && period > PERIOD_BUSY_NS)
 		period = PERIOD_BUSY_NS;
 	if (umcg_nr_groups && groups_sweep(now) && period > PERIOD_BUSY_NS)

@@ -84,7 +84,7 @@ static __always_inline bool server_has_news(struct umcg_server *s)
  * Is there anything that this server should decide now? @waiting are parked here,
  * @rivals want this CPU: they and, if it goes on, prev.
  */
-static __always_inline bool server_needed(struct umcg_server *s,
+static __always_inline bool server_needed(struct umcg_server *s, s32 cpu,
 					  struct umcg_cpu *c, u32 waiting,
 					  u32 rivals, u64 now)
 {
@@ -92,14 +92,14 @@ static __always_inline bool server_needed(struct umcg_server *s,
 
 	if (READ_ONCE(s->must))
 		return true;
-	if (umcg_staged) {
+	if (staged_on(cpu)) {
 		/* A policy with an order of its own has prev to compare as well. */
-		if ((umcg_order == UMCG_ORDER_OWN ? rivals : waiting) < 2 ||
+		if ((order_on(cpu) == UMCG_ORDER_OWN ? rivals : waiting) < 2 ||
 		    ring_peek(&s->ring))
 			return false;
 		return server_has_news(s) || READ_ONCE(s->backlog);
 	}
-	if (umcg_tick_ns && since >= umcg_tick_ns)
+	if (tick_on(cpu) && since >= tick_on(cpu))
 		return true;
 	if (!server_has_news(s))
 		return false;
@@ -171,7 +171,7 @@ static __always_inline void server_enqueue(struct task_struct *p,
 	if (enq_flags & SCX_ENQ_LAST) {
 		t->yielded = 0;
 		count(enq_last);
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, umcg_slice_ns, 0);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, base_slice(), 0);
 		return;
 	}
 	if (t->yielded) {
@@ -185,13 +185,13 @@ static __always_inline void server_enqueue(struct task_struct *p,
 
 			/* Before the insert, which dispatch there waits for: rq lock. */
 			WRITE_ONCE(cpu_rec(seat)->hand, HAND_MAYBE);
-			scx_bpf_dsq_insert(p, HAND(seat), umcg_slice_ns, 0);
+			scx_bpf_dsq_insert(p, HAND(seat), base_slice(), 0);
 			if (cpu_rec(seat)->idle_since_ns)
 				kick(seat, SCX_KICK_IDLE);
 			return;
 		}
 	}
-	scx_bpf_dsq_insert(p, SERVER(cpu), umcg_slice_ns, 0);
+	scx_bpf_dsq_insert(p, SERVER(cpu), base_slice(), 0);
 	if (READ_ONCE(s->must) && c->idle_since_ns)
 		kick(cpu, SCX_KICK_IDLE);
 }

@@ -226,7 +226,7 @@ static __always_inline s32 slot_beats(struct task_struct *p, const struct umcg_m
 	struct umcg_worker *w = worker_rec(s->sys);
 	s32 cpu;
 
-	if (umcg_order != UMCG_ORDER_FAIR || !t || !w || w->class_ == UMCG_CLASS_IDLE)
+	if (order_on(scx_bpf_task_cpu(p)) != UMCG_ORDER_FAIR || !t || !w || w->class_ == UMCG_CLASS_IDLE)
 		return -1;
 	slot_load(s, t);
 	cpu = find_beaten(p, t, w, scx_bpf_task_cpu(p), umcg_now());

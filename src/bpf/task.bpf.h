@@ -42,6 +42,8 @@ static __always_inline void task_init(struct task_struct *p,
 	t->at_user = args->fork;
 	if (bpf_core_field_exists(args->cgroup))
 		cgroup_join(t, p, args->cgroup);
+	if (args->fork && sys_on())
+		sys_inherit(t, w);
 }
 
 static __always_inline void task_class(struct umcg_worker *w, const struct task_struct *p)
@@ -95,6 +97,7 @@ static __always_inline void task_disable(struct task_struct *p)
 		return;
 	claim_drop(w);
 	cgroup_leave(t);
+	sys_leave(t);
 	old = word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_NONE, umcg_now());
 	if (word_state(old) == UMCG_BLOCKED || word_state(old) == UMCG_IDLE)
 		count(exits);

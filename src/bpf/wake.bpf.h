@@ -65,11 +65,24 @@ static __always_inline bool hand_down(s32 cpu, u64 now)
 	       !(pending_any() && scx_bpf_dsq_nr_queued(PARK(cpu)));
 }
 
-static __always_inline bool sync_here(struct task_struct *p, u64 wake_flags,
-				      s32 cpu, u64 now)
+static __always_inline bool sync_here(struct task_struct *p, const struct umcg_task *t,
+				      u64 wake_flags, s32 cpu, u64 now)
 {
-	return (wake_flags & SCX_WAKE_SYNC) &&
+	return (wake_flags & SCX_WAKE_SYNC) && sys_allows(t, cpu) &&
 	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) && hand_down(cpu, now);
+}
+
+/* *@idle: the CPU was idle and is taken now. */
+static __always_inline s32 find_idle(struct task_struct *p, const struct umcg_task *t,
+				     s32 prev_cpu, u64 wake_flags, bool *idle)
+{
+	s32 cpu;
+
+	if (!t || !sys_narrow(t))
+		return scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, idle);
+	cpu = sys_idle_cpu(p, t, prev_cpu);
+	*idle = cpu >= 0;
+	return cpu < 0 ? prev_cpu : cpu;
 }
 
 static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
@@ -86,28 +99,30 @@ static __always_inline s32 wake_select(struct task_struct *p, s32 prev_cpu,
 	if (t && (t->kind == UMCG_K_WORKER || t->kind == UMCG_K_GSERVER)) {
 		w = worker_rec(t->idx);
 		t->preempt = 0;
+		if (w && sys_on())
+			prev_cpu = sys_home(p, t, w, prev_cpu);
 		if (wakes_throttled(p, t, now))
 			return prev_cpu;
 	}
 
-	if (w && by_current && sync_here(p, wake_flags, this_cpu, now)) {
+	if (w && by_current && sync_here(p, t, wake_flags, this_cpu, now)) {
 		place(t, this_cpu);
 		count(sync_local);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, worker_slice(w), 0);
 		return this_cpu;
 	}
 
-	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags & ~SCX_WAKE_SYNC, &idle);
+	cpu = find_idle(p, w ? t : NULL, prev_cpu, wake_flags & ~SCX_WAKE_SYNC, &idle);
 	if (idle) {
 		if (w)
 			place(t, cpu);
 		count(direct);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL,
-				   w ? lone_slice(w, cpu) : umcg_slice_ns, 0);
+				   w ? lone_slice(w, cpu) : base_slice(), 0);
 		return cpu;
 	}
 
-	if (w && umcg_order == UMCG_ORDER_FAIR && w->class_ != UMCG_CLASS_IDLE) {
+	if (w && order_on(prev_cpu) == UMCG_ORDER_FAIR && w->class_ != UMCG_CLASS_IDLE) {
 		place(t, prev_cpu);
 		cpu = find_beaten(p, t, w, prev_cpu, now);
 		if (cpu >= 0) {

@@ -1,5 +1,6 @@
 //! Loads: hogs, benchmarks, churn.
 
+use std::ffi::CStr;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +24,13 @@ pub struct Hog {
     pub session: bool,
     /// SCHED_BATCH or SCHED_IDLE instead of SCHED_OTHER.
     pub class: i32,
+    /// Its name; SIGUSR1 makes it `renamed`.
+    pub name: Option<&'static CStr>,
+}
+
+extern "C" fn change_name(_: libc::c_int) {
+    // SAFETY: the name ends with a zero and lives for ever.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"renamed".as_ptr()) };
 }
 
 /// A process that spins until it is killed.
@@ -43,6 +51,14 @@ impl Hog {
                 libc::setpriority(libc::PRIO_PROCESS, 0, self.nice);
                 if self.session {
                     libc::setsid();
+                }
+            }
+            if let Some(name) = self.name {
+                let handler = change_name as extern "C" fn(libc::c_int);
+                // SAFETY: the name lives for ever; the handler makes one system call.
+                unsafe {
+                    libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+                    libc::signal(libc::SIGUSR1, handler as libc::sighandler_t);
                 }
             }
             set_class(self.class);

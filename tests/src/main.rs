@@ -20,6 +20,7 @@ mod noise;
 mod race;
 mod seccomp;
 mod skel;
+mod stall;
 mod tests;
 mod unkind;
 

@@ -54,6 +54,7 @@ pub struct umcg_worker {
     pub avg_ns: u32_,
     pub burst_ns: u32_,
     pub rescues: u32_,
+    pub sys_now: u32_,
     pub claim: u64_,
     pub request: u64_,
     pub queued: u32_,
@@ -70,6 +71,13 @@ pub struct umcg_worker {
     pub weight_pct: u32_,
     pub slice_us: u32_,
     pub told_gen: u32_,
+    pub sys: u32_,
+    pub sys_gen: u32_,
+    pub answered: u32_,
+    pub answered_all: u32_,
+    pub ask: u32_,
+    pub ask_all: u32_,
+    pub tgid: s32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -89,6 +97,8 @@ const _: () = {
         [::std::mem::offset_of!(umcg_worker, burst_ns) - 52usize];
     ["Offset of field: umcg_worker::rescues"]
         [::std::mem::offset_of!(umcg_worker, rescues) - 56usize];
+    ["Offset of field: umcg_worker::sys_now"]
+        [::std::mem::offset_of!(umcg_worker, sys_now) - 60usize];
     ["Offset of field: umcg_worker::claim"][::std::mem::offset_of!(umcg_worker, claim) - 64usize];
     ["Offset of field: umcg_worker::request"]
         [::std::mem::offset_of!(umcg_worker, request) - 72usize];
@@ -116,6 +126,17 @@ const _: () = {
         [::std::mem::offset_of!(umcg_worker, slice_us) - 148usize];
     ["Offset of field: umcg_worker::told_gen"]
         [::std::mem::offset_of!(umcg_worker, told_gen) - 152usize];
+    ["Offset of field: umcg_worker::sys"][::std::mem::offset_of!(umcg_worker, sys) - 156usize];
+    ["Offset of field: umcg_worker::sys_gen"]
+        [::std::mem::offset_of!(umcg_worker, sys_gen) - 160usize];
+    ["Offset of field: umcg_worker::answered"]
+        [::std::mem::offset_of!(umcg_worker, answered) - 164usize];
+    ["Offset of field: umcg_worker::answered_all"]
+        [::std::mem::offset_of!(umcg_worker, answered_all) - 168usize];
+    ["Offset of field: umcg_worker::ask"][::std::mem::offset_of!(umcg_worker, ask) - 172usize];
+    ["Offset of field: umcg_worker::ask_all"]
+        [::std::mem::offset_of!(umcg_worker, ask_all) - 176usize];
+    ["Offset of field: umcg_worker::tgid"][::std::mem::offset_of!(umcg_worker, tgid) - 180usize];
 };
 pub const umcg_refusal_UMCG_R_AFFINITY: umcg_refusal = 1;
 pub const umcg_refusal_UMCG_R_MIGRATION: umcg_refusal = 2;
@@ -332,7 +353,7 @@ pub struct umcg_cpu {
     pub hand: u32_,
     pub kernel: u32_,
     pub perf: u32_,
-    pub pad0: u32_,
+    pub cur_free: u32_,
     pub act_ns: u64_,
     pub unfit: u64_,
     pub parked_weight: u64_,
@@ -391,7 +412,7 @@ const _: () = {
     ["Offset of field: umcg_cpu::hand"][::std::mem::offset_of!(umcg_cpu, hand) - 176usize];
     ["Offset of field: umcg_cpu::kernel"][::std::mem::offset_of!(umcg_cpu, kernel) - 180usize];
     ["Offset of field: umcg_cpu::perf"][::std::mem::offset_of!(umcg_cpu, perf) - 184usize];
-    ["Offset of field: umcg_cpu::pad0"][::std::mem::offset_of!(umcg_cpu, pad0) - 188usize];
+    ["Offset of field: umcg_cpu::cur_free"][::std::mem::offset_of!(umcg_cpu, cur_free) - 188usize];
     ["Offset of field: umcg_cpu::act_ns"][::std::mem::offset_of!(umcg_cpu, act_ns) - 192usize];
     ["Offset of field: umcg_cpu::unfit"][::std::mem::offset_of!(umcg_cpu, unfit) - 200usize];
     ["Offset of field: umcg_cpu::parked_weight"]
@@ -879,4 +900,74 @@ const _: () = {
         [::std::mem::offset_of!(umcg_admin_call, gen_) - 12usize];
     ["Offset of field: umcg_admin_call::epoch"]
         [::std::mem::offset_of!(umcg_admin_call, epoch) - 16usize];
+};
+pub const umcg_sys_limits_UMCG_MAX_SYS: umcg_sys_limits = 16;
+pub type umcg_sys_limits = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_sys {
+    pub slice_ns: u64_,
+    pub quantum_ns: u64_,
+    pub share: u32_,
+    pub quiet: u32_,
+    pub cpus: [u64_; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_sys"][::std::mem::size_of::<umcg_sys>() - 88usize];
+    ["Alignment of umcg_sys"][::std::mem::align_of::<umcg_sys>() - 8usize];
+    ["Offset of field: umcg_sys::slice_ns"][::std::mem::offset_of!(umcg_sys, slice_ns) - 0usize];
+    ["Offset of field: umcg_sys::quantum_ns"]
+        [::std::mem::offset_of!(umcg_sys, quantum_ns) - 8usize];
+    ["Offset of field: umcg_sys::share"][::std::mem::offset_of!(umcg_sys, share) - 16usize];
+    ["Offset of field: umcg_sys::quiet"][::std::mem::offset_of!(umcg_sys, quiet) - 20usize];
+    ["Offset of field: umcg_sys::cpus"][::std::mem::offset_of!(umcg_sys, cpus) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_sysgroups {
+    pub on: u32_,
+    pub asleep: u32_,
+    pub sys: [umcg_sys; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_sysgroups"][::std::mem::size_of::<umcg_sysgroups>() - 1416usize];
+    ["Alignment of umcg_sysgroups"][::std::mem::align_of::<umcg_sysgroups>() - 8usize];
+    ["Offset of field: umcg_sysgroups::on"][::std::mem::offset_of!(umcg_sysgroups, on) - 0usize];
+    ["Offset of field: umcg_sysgroups::asleep"]
+        [::std::mem::offset_of!(umcg_sysgroups, asleep) - 4usize];
+    ["Offset of field: umcg_sysgroups::sys"][::std::mem::offset_of!(umcg_sysgroups, sys) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_sys_use {
+    pub run_ns: u64_,
+    pub wait_ns: u64_,
+    pub switches: u64_,
+    pub preempts: u64_,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_sys_use"][::std::mem::size_of::<umcg_sys_use>() - 32usize];
+    ["Alignment of umcg_sys_use"][::std::mem::align_of::<umcg_sys_use>() - 8usize];
+    ["Offset of field: umcg_sys_use::run_ns"]
+        [::std::mem::offset_of!(umcg_sys_use, run_ns) - 0usize];
+    ["Offset of field: umcg_sys_use::wait_ns"]
+        [::std::mem::offset_of!(umcg_sys_use, wait_ns) - 8usize];
+    ["Offset of field: umcg_sys_use::switches"]
+        [::std::mem::offset_of!(umcg_sys_use, switches) - 16usize];
+    ["Offset of field: umcg_sys_use::preempts"]
+        [::std::mem::offset_of!(umcg_sys_use, preempts) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct umcg_sys_cpu {
+    pub use_: [umcg_sys_use; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of umcg_sys_cpu"][::std::mem::size_of::<umcg_sys_cpu>() - 512usize];
+    ["Alignment of umcg_sys_cpu"][::std::mem::align_of::<umcg_sys_cpu>() - 8usize];
+    ["Offset of field: umcg_sys_cpu::use_"][::std::mem::offset_of!(umcg_sys_cpu, use_) - 0usize];
 };

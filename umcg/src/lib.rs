@@ -58,6 +58,8 @@
 pub mod intf;
 
 #[doc(hidden)]
+pub mod ask;
+#[doc(hidden)]
 pub mod backend;
 pub mod claim;
 #[cfg(not(loom))]

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering as Std};
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
+use crate::ask;
 use crate::claim::Claim;
 use crate::list::Pushed;
 use crate::record::{Ring, Server, Worker};
@@ -535,4 +536,66 @@ fn loom_slot_claim_vs_switch_on() {
     });
     TAKEN_BACK.check("a claim that was taken back");
     SWITCHED.check("a switch with the slot of the claim");
+}
+
+/// A worker changes its group by changing itself; the agent looks or sleeps.
+#[test]
+fn loom_ask_vs_look() {
+    static SLEPT: Reached = Reached::new();
+    static LOOKED: Reached = Reached::new();
+    #[derive(Default)]
+    struct Shared {
+        worker: Worker,
+        asleep: AtomicU32,
+        /// What its group follows from.
+        fact: AtomicU32,
+        messages: AtomicUsize,
+    }
+    fn look(it: &Shared) {
+        let ask = it.worker.begin_look();
+        it.worker.answer(1, it.fact.load(Relaxed), ask);
+    }
+    model(3, || {
+        let shared = Arc::new(Shared::default());
+        let changes: Vec<_> = (0..2)
+            .map(|bit| {
+                spawn(&shared, move |it| {
+                    it.fact.fetch_or(1 << bit, Relaxed);
+                    it.worker.ask();
+                    let sends = ask::take_asleep(&it.asleep);
+                    it.messages.fetch_add(usize::from(sends), Std::Relaxed);
+                })
+            })
+            .collect();
+        let agent = spawn(&shared, |it| {
+            ask::begin_sleep(&it.asleep);
+            let asked = it.worker.is_asked();
+            if asked {
+                look(it);
+            }
+            !asked
+        });
+        for change in changes {
+            change.join().unwrap();
+        }
+        let sleeps = agent.join().unwrap();
+        assert!(shared.messages.load(Std::Relaxed) <= 1, "woken twice");
+        if sleeps {
+            let woken = shared.messages.load(Std::Relaxed) == 1;
+            assert!(woken, "sleeps, and nobody wakes it");
+        }
+        SLEPT.add(usize::from(sleeps));
+        LOOKED.add(usize::from(!sleeps));
+        // Woken, or on its next round: it looks as long as it is asked.
+        if shared.worker.is_asked() {
+            look(&shared);
+        }
+        assert_eq!(
+            shared.worker.sys.load(Relaxed),
+            3,
+            "a change was answered unseen"
+        );
+    });
+    SLEPT.check("a sleep");
+    LOOKED.check("a look");
 }

@@ -73,7 +73,8 @@ pub struct Worker {
     pub burst_ns: AtomicU32,
     /// How often the relief valve released it.
     pub rescues: AtomicU32,
-    _line0: Pad<4>,
+    /// The system group whose terms it has.
+    pub sys_now: AtomicU32,
 
     /// Who runs it, see [`crate::claim`].
     pub claim: AtomicU64,
@@ -110,6 +111,20 @@ pub struct Worker {
     pub slice_us: AtomicU32,
     /// Generation that the agent wrote these for.
     pub told_gen: AtomicU32,
+    /// Its system group.
+    pub sys: AtomicU32,
+    /// Generation that it was matched for.
+    pub sys_gen: AtomicU32,
+    /// The value of `ask` that was answered.
+    pub answered: AtomicU32,
+    /// The value of `ask_all` that was answered.
+    pub answered_all: AtomicU32,
+    /// Counts what may have changed its system group; see `intf_sys.h`. From here on BPF's.
+    pub ask: AtomicU32,
+    /// The same for its whole process, whose leader it is.
+    pub ask_all: AtomicU32,
+    /// Its process.
+    pub tgid: AtomicI32,
 }
 
 impl Worker {
@@ -284,8 +299,8 @@ pub struct Cpu {
     pub kernel: AtomicU32,
     /// What the frequency governor was told, of 1024.
     pub perf: AtomicU32,
-    /// Unused.
-    pub pad0: AtomicU32,
+    /// Who runs here may be on any CPU, whatever its system group says.
+    pub cur_free: AtomicU32,
     /// Last activation of the server here.
     pub act_ns: AtomicU64,
     /// The last try to take a worker from its queue that failed.
@@ -338,7 +353,7 @@ impl Default for Cpu {
             hand: AtomicU32::default(),
             kernel: AtomicU32::default(),
             perf: AtomicU32::default(),
-            pad0: AtomicU32::default(),
+            cur_free: AtomicU32::default(),
             act_ns: AtomicU64::default(),
             unfit: AtomicU64::default(),
             parked_weight: AtomicU64::default(),
@@ -355,6 +370,64 @@ impl Cpu {
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+/// System groups; group 0 takes the threads that no other one does.
+#[doc(alias = "UMCG_MAX_SYS")]
+pub const MAX_SYS: usize = intf::umcg_sys_limits_UMCG_MAX_SYS as usize;
+
+/// A system group's terms, as the agent writes them.
+#[doc(alias = "umcg_sys")]
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Sys {
+    /// CPU time per pick.
+    pub slice_ns: AtomicU64,
+    /// Forced preemption after so long, 0 = only the slice.
+    pub quantum_ns: AtomicU64,
+    /// Its weight against other groups, in percent.
+    pub share: AtomicU32,
+    /// Its workers preempt nobody on wake-up.
+    pub quiet: AtomicU32,
+    /// A bit for each CPU that it may use.
+    pub cpus: [AtomicU64; MAX_CPUS / 64],
+}
+
+/// All system groups.
+#[doc(alias = "umcg_sysgroups")]
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SysGroups {
+    /// There is more than group 0 on all CPUs.
+    pub on: AtomicU32,
+    /// The thread that matches sleeps or is about to.
+    pub asleep: AtomicU32,
+    /// The groups.
+    pub sys: [Sys; MAX_SYS],
+}
+
+/// What a system group had of one CPU.
+#[doc(alias = "umcg_sys_use")]
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SysUse {
+    /// CPU time.
+    pub run_ns: AtomicU64,
+    /// Time RUNNABLE before it ran there.
+    pub wait_ns: AtomicU64,
+    /// Workers put there.
+    pub switches: AtomicU64,
+    /// Wake-ups that preempted somebody.
+    pub preempts: AtomicU64,
+}
+
+/// The same of all groups.
+#[doc(alias = "umcg_sys_cpu")]
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SysCpu {
+    /// By group.
+    pub use_: [SysUse; MAX_SYS],
 }
 
 /// Size, alignment, and each field's offset and size equal those of the C struct;
@@ -401,6 +474,7 @@ same_layout!(
         avg_ns,
         burst_ns,
         rescues,
+        sys_now,
         claim,
         request,
         queued,
@@ -417,6 +491,13 @@ same_layout!(
         weight_pct,
         slice_us,
         told_gen,
+        sys,
+        sys_gen,
+        answered,
+        answered_all,
+        ask,
+        ask_all,
+        tgid,
     ],
     pads []
 );
@@ -473,7 +554,7 @@ same_layout!(
         hand,
         kernel,
         perf,
-        pad0,
+        cur_free,
         act_ns,
         unfit,
         parked_weight,
@@ -483,6 +564,18 @@ same_layout!(
     ],
     pads[__bindgen_padding_0]
 );
+
+#[cfg(not(loom))]
+same_layout!(Sys, umcg_sys, [slice_ns, quantum_ns, share, quiet, cpus], pads []);
+
+#[cfg(not(loom))]
+same_layout!(SysGroups, umcg_sysgroups, [on, asleep, sys], pads []);
+
+#[cfg(not(loom))]
+same_layout!(SysUse, umcg_sys_use, [run_ns, wait_ns, switches, preempts], pads []);
+
+#[cfg(not(loom))]
+same_layout!(SysCpu, umcg_sys_cpu, [use_], pads []);
 
 #[cfg(all(test, not(loom)))]
 mod tests {

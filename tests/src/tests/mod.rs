@@ -15,6 +15,7 @@ mod calls;
 mod cgroup;
 mod changes;
 mod compile;
+mod config;
 mod cpus;
 mod decide;
 mod denied;
@@ -131,6 +132,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         bars::TESTS,
         late::TESTS,
         compile::TESTS,
+        config::TESTS,
         cgroup::TESTS,
         decide::TESTS,
         policy::TESTS,

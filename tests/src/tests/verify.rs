@@ -10,6 +10,8 @@ use clap::Parser;
 use libbpf_rs::query::ProgInfoIter;
 use scx_umcg::agent::load;
 use scx_umcg::cli::Cli;
+use scx_umcg::config::Config;
+use scx_umcg::config::cpus::Machine;
 
 use super::{Test, short};
 use crate::harness::{Verdict, metric};
@@ -25,7 +27,7 @@ pub const TESTS: &[Test] = &[short(
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/verified.tsv");
 
 /// Policies and ways to decide: the verifier drops the code of those that are off.
-const MODES: [(&str, &[&str]); 5] = [
+const MODES: [(&str, &[&str]); 6] = [
     ("fair", &[]),
     ("fair_staged", &["--decide", "staged"]),
     ("fifo", &["--policy", "fifo"]),
@@ -34,7 +36,13 @@ const MODES: [(&str, &[&str]); 5] = [
         "own_staged",
         &["--policy", "test-pid", "--decide", "staged"],
     ),
+    ("mixed", &["--config", MIXED]),
 ];
+
+/// A file with another policy on each of two CPUs.
+const MIXED: &str = "/tmp/umcg-verify-mixed.toml";
+const MIXED_TEXT: &str = "[daemon]\ncpus = \"0\"\n\
+    [[group]]\nname = \"g\"\nmatch = {}\ncpus = \"1\"\npolicy = \"fifo\"\n";
 
 type Counts = BTreeMap<String, u32>;
 
@@ -56,12 +64,14 @@ fn programs() -> impl Iterator<Item = (u32, String, u32)> {
 /// The largest count of each program over all modes.
 fn count() -> Result<Counts> {
     let mut most = Counts::new();
+    fs::write(MIXED, MIXED_TEXT)?;
     for (mode, args) in MODES {
         let before: BTreeSet<u32> = programs().map(|(id, ..)| id).collect();
         let args = std::iter::once("scx_umcg").chain(args.iter().copied());
         let cli = Cli::try_parse_from(args)?;
+        let config = Config::load(&cli.run, &Machine::this())?;
         let mut object = MaybeUninit::uninit();
-        let loaded = load::load(&mut object, &cli.run).with_context(|| format!("mode {mode}"))?;
+        let loaded = load::load(&mut object, &config).with_context(|| format!("mode {mode}"))?;
         let mut counts = Counts::new();
         for (_, name, insns) in programs().filter(|(id, ..)| !before.contains(id)) {
             keep_most(&mut counts, name, insns);
