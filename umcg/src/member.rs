@@ -88,8 +88,8 @@ impl Server {
     /// RUNNING while there is none. RUNNABLE workers 0.
     ///
     /// Each entry of a worker into RUNNABLE is told once, to one server: its home, which
-    /// ran it last, or an idle one. An idle server also takes over what busy ones have
-    /// not looked at. By the time that it is run the worker may have moved on: `run`
+    /// ran it last, or an idle one. An idle server also takes over what busy ones, in kernel
+    /// mode of the same process, have not looked at. By the time that it is run the worker may have moved on: `run`
     /// then says so, and nothing is lost.
     ///
     /// # Errors

@@ -188,6 +188,62 @@ fn loom_list_give_up_vs_drain() {
     GAVE_UP.check("a push that gave up");
 }
 
+/// As `take_over()` of the kernel backend does it to server `ME`, for server `OTHER`.
+fn take_over(group: &Group, seen: &mut Seen) -> usize {
+    let mut taken = Vec::new();
+    let mut index = group.server.runnable.head.swap(0, AcqRel) as usize;
+    while index != 0 {
+        taken.push(index);
+        index = group.workers[index].next.load(Relaxed) as usize;
+    }
+    taken.retain(|&index| {
+        let queued = &group.workers[index].queued;
+        queued
+            .compare_exchange(ME + 1, OTHER + 1, AcqRel, Relaxed)
+            .is_ok()
+    });
+    for &index in taken.iter().rev() {
+        let worker = &group.workers[index];
+        worker.queued.swap(0, AcqRel);
+        fence(SeqCst);
+        seen[index] = Word(worker.word.load(Acquire));
+    }
+    taken.len()
+}
+
+#[test]
+fn loom_take_over_vs_push_and_drain() {
+    static TAKEN: Reached = Reached::new();
+    static ALREADY: Reached = Reached::new();
+    model(3, || {
+        let group = Group::new();
+        let pusher = spawn(&group, |group| [1, 2, 1].map(|index| group.wake(4, index)));
+        let thief = spawn(&group, |group| {
+            let mut seen = Seen::default();
+            (take_over(group, &mut seen), seen)
+        });
+        let drainer = spawn(&group, |group| {
+            let mut seen = Seen::default();
+            group.drain(&mut seen);
+            seen
+        });
+        let pushed = pusher.join().unwrap();
+        let (taken, by_thief) = thief.join().unwrap();
+        let mut seen = drainer.join().unwrap();
+        // Each is told by whoever looked last.
+        for (seen, theirs) in seen.iter_mut().zip(by_thief) {
+            if seen.0 == 0 || theirs.time48() > seen.time48() {
+                *seen = theirs;
+            }
+        }
+        group.check_nothing_lost(&mut seen);
+        TAKEN.add(taken);
+        ALREADY.add(pushed.iter().filter(|&&p| p == Pushed::Already).count());
+    });
+    TAKEN.check("a link that was taken over");
+    ALREADY.check("a push that met a link");
+}
+
 fn choice(index: u32) -> Choice {
     Choice::new(index, 1, Word(0))
 }

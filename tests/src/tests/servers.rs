@@ -6,11 +6,12 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, State, Woken, Worker};
 
+use super::preempt::spinner;
 use super::{Test, short};
 use crate::boss::{Actor, Boss, LIMIT, actor, in_client, is_in_call, is_nobody};
 use crate::client;
@@ -28,6 +29,12 @@ pub const TESTS: &[Test] = &[
         "group",
         4,
         shared_queue,
+    ),
+    short(
+        "vm_group_idle_server_takes_over_unprivileged",
+        "group",
+        4,
+        takes_over,
     ),
 ];
 
@@ -253,4 +260,78 @@ fn shared_queue_body() -> Result<()> {
 
 pub(super) fn shared_queue() -> Result<Verdict> {
     in_client(shared_queue_body)
+}
+
+/// How long the busy server stays so; the relief valve does not let anybody run before.
+const BUSY: Duration = Duration::from_millis(600);
+
+/// One server runs a worker that computes, and is told of others meanwhile, as nobody waits.
+/// The other server, when it has time, is told of them instead.
+fn takes_over_body() -> Result<()> {
+    const WAITERS: u64 = 4;
+    let mut boss = Boss::new()?;
+    let group = boss.group.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy = spinner(&group, 1, &stop);
+    let waiters: Vec<_> = (0..WAITERS)
+        .map(|it| {
+            actor(&group, 10 + it, |me| {
+                me.wait(FOREVER).map(drop).map_err(Into::into)
+            })
+        })
+        .collect();
+    let busy_id = boss.new_one(1)?;
+    let mut ids = Vec::new();
+    for it in 0..WAITERS {
+        let id = boss.new_one(10 + it)?;
+        boss.until(id, |reason| reason == Reason::Waits)?;
+        ids.push(id);
+    }
+    let other = {
+        let (group, stop) = (group.clone(), stop.clone());
+        std::thread::spawn(move || -> Result<(Vec<Id>, Duration)> {
+            let mut me = group.register_server()?;
+            let is_running = || {
+                group
+                    .state(busy_id)
+                    .is_ok_and(|it| it.state == State::Running)
+            };
+            ensure!(wait_until(LIMIT, is_running), "the worker does not run");
+            // This server runs its own code, so all are told to their home.
+            for &id in &ids {
+                group.wake(id)?;
+            }
+            let began = Instant::now();
+            let mut told = Vec::new();
+            while told.len() < ids.len() {
+                let event = me.next_event(umcg::after(BUSY))?;
+                ensure!(event.reason == Reason::Woken, "{event:?}");
+                told.push(event.worker);
+            }
+            let took = began.elapsed();
+            for &id in &told {
+                // It may have to wait for a page.
+                while me.run(id, FOREVER)?.reason != Reason::Exited {
+                    me.next_event(umcg::after(LIMIT))?;
+                }
+            }
+            stop.store(true, SeqCst);
+            me.unregister()?;
+            Ok((told, took))
+        })
+    };
+    boss.until(busy_id, |reason| reason == Reason::Exited)?;
+    let (mut told, took) = other.join().ok().context("a server panicked")??;
+    metric("group_take_over", &[("ms", took.as_secs_f64() * 1e3)]);
+    told.sort();
+    told.dedup();
+    ensure!(told.len() == WAITERS as usize, "told twice: {told:?}");
+    ensure!(took < BUSY / 2, "told after {took:?}");
+    waiters.into_iter().try_for_each(Actor::end)?;
+    busy.end()?;
+    boss.alone()
+}
+
+fn takes_over() -> Result<Verdict> {
+    in_client(takes_over_body)
 }

@@ -17,6 +17,7 @@ pub mod sys;
 mod call;
 mod denied;
 mod server;
+mod steal;
 mod worker;
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -29,6 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Id, Member, Snapshot, Woken};
 use crate::intf;
 use crate::mode::{GroupConfig, Mode};
+use crate::sync::AtomicU32;
 use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::tls;
 use crate::word::{PENDING, State, Word};
@@ -64,6 +66,8 @@ pub struct KernelGroup {
     full: bool,
     ticket: [u8; 32],
     seats: Vec<Mutex<Seat>>,
+    /// By index: the generation of the server that is a thread of this process.
+    here: Vec<AtomicU32>,
     /// The socket, for polls: it hangs up when the daemon ends.
     hangs_up: RawFd,
     over: AtomicBool,
@@ -137,6 +141,7 @@ fn enter(socket: &Path, request: &Request, call: &'static str) -> Result<KernelG
         full: reply.full,
         ticket: reply.ticket,
         seats: (0..=SERVERS).map(|_| Mutex::default()).collect(),
+        here: (0..=SERVERS).map(|_| AtomicU32::default()).collect(),
     };
     if group.head().abi.load(Relaxed) != intf::UMCG_ABI {
         return Err(Error::new(ErrorKind::Version, call, 0));
@@ -323,6 +328,7 @@ impl KernelGroup {
                     taken: Vec::with_capacity(self.capacity as usize),
                     bell: bell.map(Arc::new),
                 };
+                self.sit_here(me);
             }
             Kind::Worker => self.until_run(me, newcomer)?,
         }
@@ -337,7 +343,7 @@ impl KernelGroup {
         // pairs with idle_again() in worker.rs
     }
 
-    pub(crate) fn futex(&self, index: u32) -> &crate::sync::AtomicU32 {
+    pub(crate) fn futex(&self, index: u32) -> &AtomicU32 {
         self.record(&self.futexes, index)
     }
 }

@@ -192,6 +192,9 @@ impl KernelGroup {
                 self.collect();
                 return Err(Error::new(ErrorKind::TimedOut, "next_event", 0));
             }
+            if self.take_over(me) {
+                continue;
+            }
             let op = intf::umcg_op_UMCG_OP_NEXT;
             if !self.request(me, op, Id::NONE, deadline_ns) {
                 unseen += 1;
@@ -211,6 +214,7 @@ impl KernelGroup {
             if desk.runnable.load(Acquire) == 0
                 && desk.resync.load(Relaxed) == 0
                 && desk.poked.load(Relaxed) == 0
+                && !self.others_have_work(me)
                 && sys::now_ns() < deadline_ns
                 && Word(truth.word.load(Acquire)).state() == Some(State::Idle)
             {
@@ -266,7 +270,7 @@ impl KernelGroup {
     }
 
     /// Makes the desk's link `me`'s, if it is `owner`'s.
-    fn link(&self, me: Id, desk: &Desk, owner: u32) -> bool {
+    pub(super) fn link(&self, me: Id, desk: &Desk, owner: u32) -> bool {
         desk.queued
             .compare_exchange(owner, me.index(), AcqRel, Relaxed)
             .is_ok()
