@@ -232,6 +232,12 @@ impl Loaded<'_> {
             .try_clone_to_owned()?;
         let (_settled, file) = self.settle(&args, ejections)?;
         live.attached(apply, matcher, file);
+        info!(
+            "attached: {} mode, policy {}, decided by {}; Ctrl-C detaches",
+            if args.partial { "partial" } else { "full" },
+            args.policy,
+            self.decide
+        );
         if let Err(err) = self.move_timer() {
             warn!("the timer may stay on a nohz_full CPU: {err:#}");
         }
@@ -357,12 +363,6 @@ impl Loaded<'_> {
         caps::lock_memory();
         let settled = Settled;
         caps::drop_unneeded();
-        info!(
-            "attached: {} mode, policy {}, decided by {}; Ctrl-C detaches",
-            if args.partial { "partial" } else { "full" },
-            args.policy,
-            self.decide
-        );
         Ok((settled, file))
     }
 }

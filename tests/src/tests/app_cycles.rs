@@ -109,6 +109,9 @@ const FILE: usize = 4;
 const NAMES: [&str; 5] = ["sleep", "pipe", "futex", "fault", "file"];
 
 const WORKERS: usize = 8;
+/// Cold pages per fault that is asked for: a quick disk has many there before the thread
+/// that touched them sleeps.
+const FILE_PAGES: usize = 8;
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// `N` blocks in calls or faults of `KIND`, with `SERVERS` servers.
@@ -122,7 +125,7 @@ fn cycles(kind: usize, servers: usize, blocks: u64) -> Result<()> {
     let all = Arc::new(Progress::default());
     let base = match kind {
         FAULT => faulting_pages(blocks as usize)?,
-        FILE => cold_pages(blocks as usize)?,
+        FILE => cold_pages(FILE_PAGES * blocks as usize)?,
         _ => 0,
     };
     let began = std::time::Instant::now();
@@ -135,7 +138,8 @@ fn cycles(kind: usize, servers: usize, blocks: u64) -> Result<()> {
                     SLEEP => sleeps(enough),
                     PIPE => pipes(enough),
                     FUTEX => futexes(enough),
-                    _ => touch(base, blocks as usize, i),
+                    FAULT => touch(base, blocks as usize, i, || false),
+                    _ => touch(base, FILE_PAGES * blocks as usize, i, enough),
                 }
             })
         })
@@ -159,7 +163,7 @@ fn cycles(kind: usize, servers: usize, blocks: u64) -> Result<()> {
     );
     // A page may be there before the thread that touched it sleeps.
     let (got, least) = match kind {
-        FAULT | FILE => (faults, blocks * 9 / 10),
+        FAULT => (faults, blocks * 9 / 10),
         // A stack's first touch is a block too: the workers stop when they count all.
         _ => (blocked + faults, blocks),
     };
@@ -233,9 +237,12 @@ fn end(thread: JoinHandle<std::io::Result<()>>) -> Result<()> {
     Ok(result.map_err(|_| anyhow::anyhow!("panicked"))??)
 }
 
-/// Reads a byte of each page in worker `i`'s part.
-fn touch(base: usize, pages: usize, i: usize) -> Result<()> {
+/// Reads a byte of each page in worker `i`'s part, until there are enough.
+fn touch(base: usize, pages: usize, i: usize, enough: impl Fn() -> bool) -> Result<()> {
     for page in pages * i / WORKERS..pages * (i + 1) / WORKERS {
+        if enough() {
+            break;
+        }
         let at = (base + page * 4096) as *const u8;
         // SAFETY: inside of a mapping of `pages` pages, which stays.
         std::hint::black_box(unsafe { at.read_volatile() });

@@ -5,6 +5,7 @@
 //! it and its way back into that sleep are one switch. There the process's CPU time counts, as its
 //! workers fall asleep while others run, less what the server does while it lets them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -101,6 +102,8 @@ struct Server {
     yields: u64,
     gone: u64,
     again: u64,
+    /// Other ends, by their reasons.
+    others: BTreeMap<String, u64>,
 }
 
 impl Server {
@@ -121,7 +124,7 @@ impl Server {
                 Reason::Waits => self.waits += 1,
                 Reason::Yielded => self.yields += 1,
                 Reason::Exited => self.gone += 1,
-                _ => {}
+                other => *self.others.entry(format!("{other:?}")).or_insert(0) += 1,
             },
             Err(error)
                 if matches!(
@@ -139,9 +142,25 @@ impl Server {
     fn until(&mut self, what: fn(&Self) -> u64, count: u64) -> Result<()> {
         while what(self) < count {
             self.step()
-                .with_context(|| format!("{} of {count}", what(self)))?;
+                .with_context(|| format!("{} of {count}; {}", what(self), self.states()))?;
         }
         Ok(())
+    }
+
+    /// How many are in each state, and what was not counted.
+    fn states(&self) -> String {
+        let mut states = BTreeMap::new();
+        for id in &self.ids {
+            let state = self.group.state(*id);
+            let key = state.map_or("left".into(), |it| {
+                format!("{} {:#x}", it.state.name(), it.flags)
+            });
+            *states.entry(key).or_insert(0) += 1;
+        }
+        format!(
+            "{states:?}, {} not run, {:?} others",
+            self.again, self.others
+        )
     }
 
     /// Returns when all sleep for real: what this thread did meanwhile.
@@ -169,6 +188,7 @@ fn crowd(board: Board, at: usize, workers: u64, rounds: u64) -> Result<()> {
         yields: 0,
         gone: 0,
         again: 0,
+        others: BTreeMap::new(),
     };
     let (before, began) = (memory()?, sys::now_ns());
     let failed = Arc::new(AtomicU64::new(0));
