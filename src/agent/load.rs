@@ -21,7 +21,7 @@ use super::live::Live;
 use super::matcher::Matcher;
 use super::near::Machine;
 use super::news::News;
-use super::server::{self, Server, Settings};
+use super::server::{self, Server, Settings, now_ns};
 use super::{Ended, caps};
 use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
 use crate::config::{Config, Daemon, Kind};
@@ -80,6 +80,7 @@ fn configure(skel: &mut OpenBpfSkel<'_>, args: &Daemon, nr_cpus: usize) -> Resul
     rodata.umcg_partial = args.partial;
     rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+    rodata.umcg_ahead_ns = debug_number("UMCG_DEBUG_WRAP_MS").map_or(0, words_ahead);
     Machine::this().fill(&mut rodata.umcg_near, nr_cpus);
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
@@ -87,10 +88,9 @@ fn configure(skel: &mut OpenBpfSkel<'_>, args: &Daemon, nr_cpus: usize) -> Resul
             rodata.umcg_tickless = true;
         }
     }
-    if let Some(records) = std::env::var_os("UMCG_DEBUG_RECORDS") {
-        let records = records.to_str().and_then(|text| text.parse().ok());
+    if let Some(records) = debug_number("UMCG_DEBUG_RECORDS") {
         let most = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
-        rodata.umcg_records = records.unwrap_or(most).clamp(1, most);
+        rodata.umcg_records = records.clamp(1, u64::from(most)) as u32;
     }
 
     let names = crate::kernel::tells_of_names();
@@ -130,6 +130,19 @@ fn configure_policies(skel: &mut OpenBpfSkel<'_>, args: &Daemon, kinds: &[Kind])
         rodata.umcg_ticks[cpu] = traits.tick_ns;
     }
     Ok(own.decide)
+}
+
+/// The number in an environment variable that tests set.
+fn debug_number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What words have to be ahead of CLOCK_MONOTONIC for their time to wrap in `ms` from now.
+fn words_ahead(ms: u64) -> u64 {
+    const WRAP: u64 = 1 << 48;
+    let to_wrap = WRAP - now_ns() % WRAP;
+    // Not 0 whatever `ms` is, which would mean that they are not ahead.
+    to_wrap + WRAP - ms.min(3_600_000) * 1_000_000
 }
 
 /// CPUs whose tick the kernel stops when one thread runs there alone.
@@ -359,7 +372,8 @@ impl Loaded<'_> {
             caps::restore_sysctl(&value);
         }
         let nr_cpus = self.shared.nr_cpus;
-        let file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
+        let mut file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
+        file.ahead_ns = (self.skel.maps.rodata_data.as_ref()).map_or(0, |r| r.umcg_ahead_ns);
         caps::lock_memory();
         let settled = Settled;
         caps::drop_unneeded();

@@ -55,6 +55,7 @@ const volatile bool umcg_tickless;	/* there are nohz_full CPUs: */
 const volatile u64 umcg_nohz[UMCG_MAX_CPUS / 64];
 const volatile u32 umcg_records = UMCG_MAX_WORKERS;	/* fewer in tests */
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
+const volatile u64 umcg_ahead_ns;	/* of words alone, in tests: see word_clock() */
 
 enum umcg_kind_bits { KIND_STAGED = 1, KIND_HISTORY = 2, KIND_ORDER_SHIFT = 2 };
 

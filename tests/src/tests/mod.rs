@@ -43,9 +43,13 @@ mod see;
 mod servers;
 mod share;
 mod signals;
+mod stamps;
 mod storm;
+mod timens;
 mod usage;
 mod verify;
+
+pub use timens::{A_DAY_AHEAD, in_time_namespace};
 
 use anyhow::Result;
 
@@ -139,10 +143,12 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         preempt::TESTS,
         preempt_churn::TESTS,
         hammer::TESTS,
+        stamps::TESTS,
         idle::TESTS,
         idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
+        timens::TESTS,
         library::TESTS,
         signals::TESTS,
         member::TESTS,
