@@ -111,13 +111,9 @@ impl Server {
     fn step(&mut self) -> Result<()> {
         let until = sys::now_ns() + 20_000_000_000;
         let event = self.group.next_event(self.me, until)?;
-        match event.reason {
-            Reason::Exited => {
-                self.gone += 1;
-                return Ok(());
-            }
-            Reason::New => self.ids.push(event.worker),
-            _ => {}
+        if event.reason == Reason::Exited {
+            self.gone += 1;
+            return Ok(());
         }
         match self.group.run(self.me, event.worker, u64::MAX) {
             Ok(event) => match event.reason {
@@ -201,6 +197,15 @@ fn crowd(board: Board, at: usize, workers: u64, rounds: u64) -> Result<()> {
     maker
         .join()
         .map_err(|_| anyhow::anyhow!("the maker panicked"))??;
+    // Not by what was told: one that waits for a page on its way in is not told to be new.
+    let members = group.list()?;
+    let workers_of = members.iter().filter(|it| it.kind == Kind::Worker);
+    server.ids = workers_of.map(|it| it.id).collect();
+    ensure!(
+        server.ids.len() as u64 == workers,
+        "{} members",
+        server.ids.len()
+    );
     server.settle()?;
     let now = memory()?;
     board.set(at + PROCESS_KB, now.0.saturating_sub(before.0));
