@@ -211,7 +211,11 @@ fn look(rules: &Rules, worker: &Worker) {
 /// What /proc tells of thread `tid`, as far as one of the rules asks for it.
 fn facts(tid: i32, list: &[(Rule, u32)]) -> Facts {
     let any = |wants: fn(&Rule) -> bool| list.iter().any(|(rule, _)| wants(rule));
-    let read = |name: &str| fs::read_to_string(format!("/proc/{tid}/{name}")).ok();
+    // Names may be any bytes; one that is no text must not hide all else of a thread.
+    let read = |name: &str| {
+        let bytes = fs::read(format!("/proc/{tid}/{name}")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
     let mut facts = Facts::default();
     if any(|rule| !rule.comm.is_empty()) {
         facts.comm = read("comm").map(|text| text.trim_end_matches('\n').to_owned());

@@ -123,6 +123,15 @@ static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w,
 	       word_state(word) == UMCG_RUNNABLE;
 }
 
+/* May @choice come to @cpu? Taken and put back, it would be behind what it was before. */
+static __always_inline bool choice_fits(s32 cpu, u64 choice)
+{
+	struct task_struct *p = worker_task(choice >> 32);
+	struct umcg_task *t = p ? task_ctx(p) : NULL;
+
+	return t && sys_allows(t, cpu) && may_run_on(p, cpu);
+}
+
 /*
  * The next choice that server @home staged and that is still true. Global: the
  * verifier walks it once, not for each place that it is taken from.
@@ -136,12 +145,14 @@ __weak int take_staged(s32 cpu, s32 home, u64 now)
 	if (!s)
 		return false;
 	bpf_for(i, 0, TAKE_TRIES) {
-		u64 choice = ring_take(&s->ring), claim, word;
+		u64 choice = ring_peek(&s->ring), claim, word;
 		u32 idx = choice >> 32;
 		struct umcg_worker *w;
 
-		if (!choice)
+		if (!choice || (cpu != home && sys_on() && !choice_fits(cpu, choice)))
 			return false;
+		if (!ring_take_this(&s->ring, choice))
+			continue;
 		w = worker_rec(idx);
 		if (!w)
 			continue;

@@ -150,6 +150,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->slot_v = t->v;
 	m->slot_cpu = t->clock_cpu;
 	desk->op = desk->asleep = desk->poked = desk->nopreempt = 0;
+	desk->key = ~0ULL;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */
 	umcg_xchg(&m->word, m->word & ~WAIT_FLAGS);
@@ -200,6 +201,8 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	call->me = member_id(m, idx);
 	__sync_fetch_and_add(&head->members, 1);
 	if (tok->kind == UMCG_M_SERVER) {
+		/* What is linked for who had the record before is adopted, by this one too. */
+		umcg_xchg(&desk->runnable, (u64)(owner_of(m, idx) >> UMCG_OWNER_GEN_SHIFT) << 32);
 		idle_join(head, idx);
 		__sync_fetch_and_or(&head->servers, server_bit(idx));
 	}

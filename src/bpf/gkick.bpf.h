@@ -20,8 +20,8 @@
  *          timer, about to stop            | CPU: a stint begins
  *            at = 0 (full barrier)        |   end (full barrier)
  *            looks at the ends            |   at == 0? arms
- *          Both may arm: the later start of the timer stands. It may be the later time,
- *          by a quantum: the callback looks again then.
+ *          Both may arm: the later start of the timer stands, so who has started it
+ *          looks whether `at` is another one's by then, and starts it for that.
  * Never:   arms a timer for groups without a quantum, but for a kick that is put off;
  *          more often than once a quantum: while workers run, the callback arms itself.
  * Counters: grp_by_*, grp_section, grp_abuse, grp_grace.
@@ -91,6 +91,9 @@ static __always_inline void count_source(u32 source)
 	case UMCG_S_SIGNAL:
 		count(grp_by_signal);
 		break;
+	case UMCG_S_WAKE:
+		count(grp_by_wake);
+		break;
 	}
 }
 
@@ -98,6 +101,7 @@ static __always_inline void count_source(u32 source)
 static __always_inline s32 stint_kick(struct umcg_member *w, u64 word, u32 source)
 {
 	struct task_struct *p = worker_task(w->sys);
+	u64 old = READ_ONCE(w->kick);
 	s32 cpu;
 
 	if (!p)
@@ -105,7 +109,8 @@ static __always_inline s32 stint_kick(struct umcg_member *w, u64 word, u32 sourc
 	/* One that stands keeps its source and its time, or kicks could put it off for ever. */
 	if (!kick_source_of(w, word)) {
 		WRITE_ONCE(w->kick_ns, umcg_now());
-		umcg_xchg(&w->kick, stint_of(word) | (u64)source << UMCG_SOURCE_SHIFT);
+		/* Slower than another kick, of this stint or a later one: that one counts. */
+		umcg_cmpxchg(&w->kick, old, stint_of(word) | (u64)source << UMCG_SOURCE_SHIFT);
 	}
 	cpu = scx_bpf_task_cpu(p);
 	WRITE_ONCE(cpu_rec(cpu)->kick_idx, w->sys);
@@ -123,25 +128,42 @@ static __always_inline s32 member_kick(struct umcg_member *w, u32 source)
 	return stint_kick(w, word, source);
 }
 
-/* The timer fires at @at, or before. */
-__weak int stint_arm(u64 at, u64 now)
+/* Starts the timer for @at, and then for what another CPU put before that meanwhile. */
+static __always_inline void stint_start(u64 at, u64 now)
 {
 	u32 key = 0;
 	struct umcg_stint_timer *tm = bpf_map_lookup_elem(&umcg_stint_timers, &key);
-	u64 old, in = key_before(now, at) ? at - now : 0;
+	u64 seen;
 	int i;
 
 	if (!tm)
-		return 0;
+		return;
+	bpf_for(i, 0, STINT_ARM_TRIES) {
+		if (bpf_timer_start(&tm->timer, key_before(now, at) ? at - now : 0, 0)) {
+			umcg_xchg(&umcg_stint_at, 0);	/* the next one tries again */
+			return;
+		}
+		seen = READ_ONCE(umcg_stint_at);
+		if (!seen || seen == at)
+			return;
+		at = seen;
+	}
+}
+
+/* The timer fires at @at, or before. */
+__weak int stint_arm(u64 at, u64 now)
+{
+	u64 old;
+	int i;
+
 	bpf_for(i, 0, STINT_ARM_TRIES) {
 		old = READ_ONCE(umcg_stint_at);
 		if (old && !key_before(at + STINT_SLACK_NS, old))
 			return 0;
-		if (umcg_cmpxchg(&umcg_stint_at, old, at) != old)
-			continue;
-		if (bpf_timer_start(&tm->timer, in, 0))
-			umcg_xchg(&umcg_stint_at, 0);	/* the next one tries again */
-		return 0;
+		if (umcg_cmpxchg(&umcg_stint_at, old, at) == old) {
+			stint_start(at, now);
+			return 0;
+		}
 	}
 	return 0;
 	/* pairs with stints_look() */
@@ -238,6 +260,9 @@ static __always_inline u64 stint_over(s32 cpu, struct umcg_own *own, u64 end, u6
 			return now + (quantum ?: SECTION_MAX_NS);
 		}
 	}
+	/* On its way to running here, it is not published yet. */
+	if (!cpu_rec(cpu)->cur_idx && key_before(now, end + GRACE_STEP_NS))
+		return now + GRACE_STEP_NS / 2;
 	umcg_cmpxchg(&own->stint_end_ns, end, 0);
 	return ~0ULL;
 }

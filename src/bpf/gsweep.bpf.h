@@ -33,6 +33,14 @@
 u32 umcg_sweep_group;
 u32 umcg_sweep_idx;
 
+/* A pass of the timer takes long: one that is held since it began is held for no time. */
+static __always_inline u64 held_for(const struct umcg_member *m, u64 now)
+{
+	u64 since = READ_ONCE(m->parked_ns);
+
+	return key_before(since, now) ? now - since : 0;
+}
+
 /*
  * Held for so long that a real sleep is better: it counts as runnable.
  * Where others wait for the CPU, as the group's own slot may, time passes without its
@@ -40,7 +48,7 @@ u32 umcg_sweep_idx;
  */
 static __always_inline bool parked_enough(const struct umcg_member *m, u64 now)
 {
-	u64 held = now - m->parked_ns;
+	u64 held = held_for(m, now);
 	struct task_struct *p;
 
 	if (held <= PARK_MAX_NS)
@@ -98,7 +106,7 @@ static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w)
 static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 					 struct umcg_member *w, u64 now)
 {
-	u64 held = now - w->parked_ns, seen;
+	u64 held = held_for(w, now), seen;
 
 	if (word_state(READ_ONCE(w->word)) == UMCG_IDLE) {
 		if (w->deadline_ns <= now) {

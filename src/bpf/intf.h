@@ -19,7 +19,7 @@ typedef unsigned long long u64;
 typedef long long s64;
 #endif
 
-#define UMCG_ABI 5
+#define UMCG_ABI 6
 
 enum umcg_limits {
 	UMCG_MAX_CPUS = 512,		/* power of two: indexes are masked */
@@ -281,6 +281,7 @@ struct umcg_server {
 	X(grp_by_deadline, "workers forced off by the deadline of their run")	\
 	X(grp_by_quantum, "workers forced off by their group's quantum")	\
 	X(grp_by_signal, "workers forced off by a signal handler of their own")	\
+	X(grp_by_wake, "workers forced off by one that woke up with a lower key")	\
 	X(grp_section, "kicks put off for a section without preemption")	\
 	X(grp_abuse, "of these, forced: the section was too long")		\
 	X(grp_grace, "kicks put off while the worker was in the kernel")	\

@@ -96,6 +96,7 @@ enum umcg_source {
 	UMCG_S_DEADLINE = 2,	/* of run() */
 	UMCG_S_QUANTUM = 3,	/* umcg_group.quantum_us */
 	UMCG_S_SIGNAL = 4,	/* by itself: a handler of the application's */
+	UMCG_S_WAKE = 5,	/* another one of its server's woke up with a lower key */
 	UMCG_SOURCE_SHIFT = 8,
 	UMCG_SOURCE_MASK = 0x700,
 };
@@ -263,7 +264,9 @@ struct umcg_member {
  *   something puts back what it found: the request that it came between stands.
  * `runnable`: list of workers that wait for this server; struct umcg_list's
  *   protocol with `queued` and `next` of the workers' desks, indexes are those
- *   of members. BPF pushes and never follows a link. `resync`: a push failed,
+ *   of members, below the server's generation: who took over the record of one that
+ *   has left begins with an empty list, and a push for the one before finds that out.
+ *   BPF pushes and never follows a link. `resync`: a push failed,
  *   or servers changed: walk the truth for RUNNABLE workers that are not queued.
  * `left_*` (worker): the notice that somebody left this record without a slot, so that
  *   no run() tells it. BPF writes it, left_id last (full barrier), and links the desk as
@@ -271,6 +274,8 @@ struct umcg_member {
  *   it, once. A record with a notice is given out again only when there is no other:
  *   a second notice would take its place.
  * `nopreempt` (worker): sections without preemption that the thread is in; see `kick`.
+ * `key` (worker): where the thread wants to be in its server's order. Who becomes RUNNABLE
+ *   forces the worker off that its server runs and whose key is higher.
  * `poked`: set by a wake of the server, which then returns from its wait for events.
  * `asleep` (server): struct umcg_server's sleep protocol: 1 before poll() on the
  *   bell, then look at the list and at truth.cur once more. BPF: xchg -> 0, the
@@ -284,6 +289,11 @@ struct umcg_member {
  * off its CPU before it sleeps: it is held then, and who wakes or runs one that is
  * held rings no futex.
  */
+enum umcg_owner {
+	UMCG_OWNER_GEN_SHIFT = 8,	/* generation << 8 | index; indexes are reused */
+	UMCG_OWNER_INDEX = 0xff,
+};
+
 struct umcg_desk {
 	u32 op;			/* enum umcg_op */
 	u32 poked;		/* server: somebody woke the server itself */
@@ -298,9 +308,10 @@ struct umcg_desk {
 	u64 runnable __attribute__((aligned(64)));
 	u32 resync;
 	u32 asleep;
-	u32 queued;		/* 0, or the index of the server that owns the link */
+	u32 queued;		/* 0, or the umcg_owner of the link */
 	u32 next;
 	u32 nopreempt;
+	u64 key;		/* worker: lower ones come first; ~0 = has none */
 };
 
 /* Record 0 of the truth map. Written by the daemon before it freezes the map,

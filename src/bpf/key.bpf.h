@@ -168,8 +168,7 @@ static __always_inline void charge(const struct task_struct *p,
 	u32 weight = weight_inside(p, t, w);
 
 	if (sys_on()) {
-		if (t->sys_counted)
-			sys_count(t, weight);
+		sys_count(t, weight);	/* one that ran when groups began is counted from here on */
 		sys_use(t)->run_ns += used;
 		weight = sys_scale(t, weight);
 	}

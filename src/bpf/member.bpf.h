@@ -24,7 +24,7 @@
 #ifndef __UMCG_MEMBER_BPF_H
 #define __UMCG_MEMBER_BPF_H
 
-#include "gkick.bpf.h"
+#include "tell.bpf.h"
 
 #define SCHED_EXT_POLICY 7
 
@@ -319,8 +319,8 @@ static __always_inline void worker_running(struct umcg_task *t, struct umcg_memb
 		return;
 	}
 	if (member_edge(m, FROM_ANY, UMCG_RUNNING | (si ? 0 : UMCG_F_RESCUED), 0, now,
-			&seen) && word_state(seen) == UMCG_RUNNABLE)
-		m->wait_ns += now - since;
+			&seen) && word_state(seen) == UMCG_RUNNABLE && key_before(since, now))
+		m->wait_ns += now - since;	/* woken behind this pass's look at the clock: 0 */
 	if (!si)
 		return;
 	m->home = si;
@@ -465,7 +465,6 @@ __weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *head,
 					void *truth, struct umcg_member *m)
 {
-	void *desks = desks_of(t);
 	u32 wi = umcg_xchg(&m->cur, 0);
 	struct umcg_member *w;
 
@@ -475,8 +474,7 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 	w = wi ? member_at(truth, wi) : NULL;
 	if (w)
 		umcg_cmpxchg(&w->slot, t->member, 0);
-	if (desks)
-		have_adopted(head, truth, desks);
+	have_adopted(t->group);
 	/* pairs with tell() */
 }
 

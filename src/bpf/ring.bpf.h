@@ -22,19 +22,6 @@ static __always_inline u64 choice_make(u32 idx, u32 gen, u64 word)
 	       (word_time(word) & 0xffffff);
 }
 
-static __always_inline u64 ring_take(struct umcg_ring *r)
-{
-	u64 head = READ_ONCE(r->head);
-	u32 i = head;
-	u64 choice;
-
-	barrier_var(i);
-	choice = umcg_xchg(&r->slot[i & (UMCG_STAGE_SLOTS - 1)], 0);
-	if (choice)
-		umcg_cmpxchg(&r->head, head, head + 1);
-	return choice;
-}
-
 /* Takes the choice that ring_peek() showed, unless somebody was faster. */
 static __always_inline bool ring_take_this(struct umcg_ring *r, u64 choice)
 {

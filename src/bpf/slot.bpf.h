@@ -7,8 +7,7 @@
  *             lets the server go on;
  *          3. due: members that have to be put on a CPU, a list per CPU that
  *             its next dispatch takes; only dispatch can queue a held task;
- *          4. tell: a worker that may run again, or has left without a slot, is
- *             linked on a server's list.
+ *          4. the lists of servers: links of workers; tell.bpf.h says when.
  * State:   umcg_member.slot/cur/held/ev_*, umcg_cpu.due, desks.
  * Called from: dispatch, enqueue, quiescent, disable (rq lock); timer; SYSCALL
  *          programs under RCU.
@@ -140,6 +139,11 @@ static __always_inline void server_ring(struct umcg_member *s, struct umcg_desk 
 	/* pairs with the library's poll(); the sweep tries again */
 }
 
+static __always_inline bool is_live(const struct umcg_group *head, u32 server)
+{
+	return READ_ONCE(head->servers) & server_bit(server);
+}
+
 /* Answers the request of member @m, index @idx. */
 static __always_inline void answer(struct umcg_member *m, u32 reason, s32 nr)
 {
@@ -163,6 +167,7 @@ static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_m
 						      u32 idx, u32 reason, s32 nr,
 						      u64 now, u32 *server)
 {
+	struct umcg_group *head;
 	struct umcg_member *s;
 	u32 si;
 
@@ -172,7 +177,9 @@ static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_m
 	if (!si)
 		return NULL;
 	s = member_at(truth, si);
-	if (!s || READ_ONCE(s->cur) != idx)
+	head = group_head(truth);
+	/* One that has left may have been passed on what it gave up. */
+	if (!s || !head || !is_live(head, si) || READ_ONCE(s->cur) != idx)
 		return NULL;
 	*server = si;
 	s->ev_who = member_id(w, idx);
@@ -280,7 +287,8 @@ static __always_inline void let_run(struct umcg_member *m)
 
 static __always_inline bool has_news(const struct umcg_desk *desk)
 {
-	return READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) || READ_ONCE(desk->poked);
+	return (u32)READ_ONCE(desk->runnable) || READ_ONCE(desk->resync) ||
+	       READ_ONCE(desk->poked);
 }
 
 /* Server @si has news: if it waits for events, it looks. One with a worker looks later. */
@@ -301,15 +309,22 @@ static __always_inline void server_poke(void *truth, void *desks, u32 si)
 	/* pairs with server_hold(), and with the library's poll() */
 }
 
-static __always_inline bool is_live(const struct umcg_group *head, u32 server)
+/* Server @idx, whose record is @s, as links name it. */
+static __always_inline u32 owner_of(const struct umcg_member *s, u32 idx)
 {
-	return READ_ONCE(head->servers) & server_bit(server);
+	return s->gen << UMCG_OWNER_GEN_SHIFT | idx;
 }
 
 /* A worker's link is on the list of @owner, which will look. */
-static __always_inline bool is_listed(const struct umcg_group *head, u32 owner)
+static __always_inline bool is_listed(const struct umcg_group *head, void *truth, u32 owner)
 {
-	return owner && owner <= UMCG_GROUP_SERVERS && is_live(head, owner);
+	u32 idx = owner & UMCG_OWNER_INDEX;
+	struct umcg_member *s;
+
+	if (!idx || idx > UMCG_GROUP_SERVERS || !is_live(head, idx))
+		return false;
+	s = member_at(truth, idx);
+	return s && owner_of(s, idx) == owner;
 }
 
 /* @home, or another server if it has left. 0: there is none. */
@@ -323,100 +338,71 @@ static __always_inline u32 live_home(const struct umcg_group *head, void *truth,
 	return live ? __builtin_ctzll(live) + 1 : 0;
 }
 
-/* RUNNABLE workers may be on no server's list, or on that of one that has left. */
-static __always_inline void have_adopted(const struct umcg_group *head, void *truth,
-					 void *desks)
+/*
+ * RUNNABLE workers may be on no server's list, or on that of one that has left: one that
+ * waits looks, else any. Global: the verifier walks it once.
+ */
+__weak int have_adopted(u32 g)
 {
-	u32 si = live_home(head, truth, 0);
-	struct umcg_desk *desk = si ? desk_at(desks, si) : NULL;
+	struct umcg_group *head;
+	struct umcg_desk *desk;
+	void *truth, *desks;
+	u32 si;
 
-	if (!desk)
-		return;	/* the first server that registers walks the truth */
-	umcg_xchg(&desk->resync, 1);
-	server_poke(truth, desks, si);
+	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
+	truth = bpf_map_lookup_elem(&umcg_truths, &g);
+	desks = bpf_map_lookup_elem(&umcg_desks, &g);
+	head = truth ? group_head(truth) : NULL;
+	if (head && desks) {
+		si = idle_take(head, truth, 0).server ?: live_home(head, truth, 0);
+		desk = si ? desk_at(desks, si) : NULL;
+		/* None: the first server that registers walks the truth. */
+		if (desk) {
+			umcg_xchg(&desk->resync, 1);
+			server_poke(truth, desks, si);
+		}
+	}
+	bpf_rcu_read_unlock();
+	return 0;
 }
 
-/* Links the worker, unless a live server has it on its list: that one will look. */
-static __always_inline void desk_push(struct umcg_group *head, struct umcg_desk *list,
-				      u32 server, struct umcg_desk *w, u32 idx)
+/*
+ * Links worker @w, index @idx, with server @s, index @si, unless it is on a live server's
+ * list: that one will look. False: somebody else has to look, as for one that has left.
+ */
+static __always_inline bool desk_push(const struct umcg_group *head, void *truth,
+				      const struct umcg_member *s, u32 si,
+				      struct umcg_desk *list, struct umcg_desk *w, u32 idx)
 {
-	u32 owner = umcg_cmpxchg(&w->queued, 0, server);
-	u64 old, seen;
+	u32 mine = owner_of(s, si), owner = umcg_cmpxchg(&w->queued, 0, mine);
+	u64 begin = (u64)(mine >> UMCG_OWNER_GEN_SHIFT) << 32, old, seen;
 	int i;
 
 	if (owner) {
-		if (is_listed(head, owner)) {
+		if (is_listed(head, truth, owner)) {
 			count(lst_dup);
-			return;
+			return true;
 		}
-		if (umcg_cmpxchg(&w->queued, owner, server) != owner)
-			return;
+		if (umcg_cmpxchg(&w->queued, owner, mine) != owner)
+			return true;
 	}
 	old = READ_ONCE(list->runnable);
 	for (i = 0; i < UMCG_PUSH_TRIES; i++) {
+		if ((old ^ begin) >> 32)
+			break;	/* the list of another one, or garbage */
 		WRITE_ONCE(w->next, (u32)old);
-		seen = umcg_cmpxchg(&list->runnable, old, (u64)idx);
+		seen = umcg_cmpxchg(&list->runnable, old, begin | idx);
 		if (seen == old) {
 			count(lst_push);
-			return;
+			return true;
 		}
 		old = seen;
 		count(lst_race);
 	}
-	umcg_xchg(&w->queued, 0);
-	umcg_xchg(&list->resync, 1);
+	umcg_cmpxchg(&w->queued, mine, 0);
 	count(lst_resync);
+	return false;
 	/* pairs with the library's drain: queued = 0 (full), then reads the word */
-}
-
-/*
- * A server that waits, the worker's home if it does; else its home, which looks when it
- * has its slot back. One that is linked at a live server is for that one.
- */
-static __always_inline void tell(u32 g, u32 idx, u32 home)
-{
-	struct umcg_desk *list, *w;
-	struct umcg_group *head;
-	void *truth, *desks;
-	u32 si, owner;
-
-	truth = bpf_map_lookup_elem(&umcg_truths, &g);
-	desks = bpf_map_lookup_elem(&umcg_desks, &g);
-	if (!truth || !desks)
-		return;
-	head = group_head(truth);
-	if (!head)
-		return;
-	home = live_home(head, truth, home);
-	if (!home)
-		return;	/* the first server that registers walks the truth */
-	w = desk_at(desks, idx);
-	if (!w)
-		return;
-	owner = READ_ONCE(w->queued);
-	if (is_listed(head, owner)) {
-		count(lst_dup);
-		server_poke(truth, desks, owner);
-		return;
-	}
-	si = idle_take(head, truth, home).server ?: home;
-	list = desk_at(desks, si);
-	if (!list)
-		return;
-	desk_push(head, list, si, w, idx);
-	server_poke(truth, desks, si);
-	if (!is_live(head, si))
-		have_adopted(head, truth, desks);
-	/* pairs with server_hold() and server_gone() */
-}
-
-/* Worker @idx is RUNNABLE, or has left: a server hears of it, once. */
-__weak int tell_worker(u32 g, u32 idx, u32 home)
-{
-	bpf_rcu_read_lock();	/* SYSCALL programs come here, too */
-	tell(g, idx, home);
-	bpf_rcu_read_unlock();
-	return 0;
 }
 
 #endif /* __UMCG_SLOT_BPF_H */

@@ -218,14 +218,14 @@ static __always_inline bool is_held(const struct task_struct *p)
 /* A CPU of group @sys for @p, from the nearest of @cpu on; @idle: one that is idle. */
 __weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32 idle)
 {
+	/* The near ones, and on larger machines then all, by number. */
+	u32 near = umcg_nr_cpus > UMCG_NEAR ? UMCG_NEAR * 3 / 4 : umcg_nr_cpus - 1;
+	u32 all = umcg_nr_cpus > UMCG_NEAR ? near + umcg_nr_cpus - 1 : near, i;
 	s32 other;
-	int i;
 
-	bpf_for(i, 0, umcg_nr_cpus - 1) {
-		other = cpu + 1 + i;
-		if (i < UMCG_NEAR * 3 / 4)
-			other = near_cpu(cpu, i);
-		else if (other >= umcg_nr_cpus)
+	bpf_for(i, 0, all) {
+		other = i < near ? near_cpu(cpu, i) : cpu + 1 + (s32)(i - near);
+		if (other >= umcg_nr_cpus)
 			other -= umcg_nr_cpus;
 		if (!sys_has(sys, other) || cpu_rec(other)->offline ||
 		    !bpf_cpumask_test_cpu(other, p->cpus_ptr))

@@ -2,7 +2,7 @@
 /*
  * hammer: the very protocol code of the scheduler, driven hard.
  *
- * Does:    SYSCALL programs that call list_push, ring_take, claim_* and
+ * Does:    SYSCALL programs that call list_push, ring_take_this, claim_* and
  *          server_wake in loops, against the Rust side in other threads.
  * State:   its own instances of the shared maps: no scheduler is attached.
  * Never:   judges; the Rust side counts and compares at the end. Sums are local
@@ -72,11 +72,11 @@ int hammer_ring(struct hammer *h)
 	if (!s)
 		return 0;
 	bpf_for(i, 0, h->loops) {
-		u64 choice = ring_take(&s->ring);
+		u64 choice = ring_peek(&s->ring);
 		struct umcg_worker *w;
 
 		__sink(done);
-		if (!choice)
+		if (!choice || !ring_take_this(&s->ring, choice))
 			continue;
 		w = worker_rec(choice >> 32);
 		if (w)

@@ -12,7 +12,7 @@
  *          looks again in the next round.
  * Never:   judges; see tests/src/tests/idle.rs.
  */
-#include "slot.bpf.h"
+#include "tell.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -216,7 +216,7 @@ static __always_inline void undo(struct umcg_group *head, void *truth, void *des
 
 	if (!w)
 		return;
-	server = umcg_xchg(&w->queued, 0);
+	server = umcg_xchg(&w->queued, 0) & UMCG_OWNER_INDEX;
 	list = desk_at(desks, server);
 	m = member_at(truth, server);
 	if (!server || !list || !m)

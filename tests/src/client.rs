@@ -322,6 +322,18 @@ pub fn serve_beside(group: &KernelGroup, me: Id, exits: u64, all: &Progress) -> 
     Ok(seen)
 }
 
+/// Runs `worker` until it leaves the slot for more than a page: each thread touches some
+/// for the first time.
+pub fn run_past_faults(group: &KernelGroup, me: Id, worker: Id) -> Result<Event> {
+    loop {
+        let event = group.run(me, worker, u64::MAX)?;
+        if event.reason != Reason::Fault {
+            return Ok(event);
+        }
+        group.next_event(me, sys::now_ns() + PATIENCE_NS)?;
+    }
+}
+
 /// Serves with `servers` threads until `exits` workers have left: what each saw, checked.
 pub fn serve_by(
     group: &Arc<KernelGroup>,

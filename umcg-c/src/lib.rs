@@ -468,6 +468,12 @@ pub extern "C" fn umcg_kick_self() -> c_int {
 
 /// See `umcg.h`. Async-signal-safe.
 #[unsafe(no_mangle)]
+pub extern "C" fn umcg_set_key(key: u64) {
+    umcg::set_key(key);
+}
+
+/// See `umcg.h`. Async-signal-safe.
+#[unsafe(no_mangle)]
 pub extern "C" fn umcg_preempt_disable() {
     umcg::section::enter();
 }

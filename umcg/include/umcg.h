@@ -70,6 +70,7 @@ enum {
 	UMCG_SOURCE_DEADLINE = 2,	/* of umcg_run */
 	UMCG_SOURCE_QUANTUM = 3,	/* its group's */
 	UMCG_SOURCE_SIGNAL = 4,		/* itself: umcg_kick_self in a handler */
+	UMCG_SOURCE_WAKE = 5,		/* another worker, which woke up with a lower key */
 };
 
 /* umcg_group_mode */
@@ -304,6 +305,19 @@ int umcg_kick_self(void);
 void umcg_preempt_disable(void);
 /* -EINVAL: it was not disabled. */
 int umcg_preempt_enable(void);
+
+/* No key: what a thread begins with. */
+#define UMCG_KEY_NONE UINT64_MAX
+
+/*
+ * Where the calling thread wants to be in its server's order, as a worker now or later:
+ * lower keys come first. A worker that becomes RUNNABLE while no server waits forces the
+ * one off that its server runs, if that one's key is higher; the server then has both to
+ * choose from. In kernel mode only; from the next wake on. No system call;
+ * async-signal-safe.
+ * Source: preemption on wake-up of the kernel's own fair class.
+ */
+void umcg_set_key(uint64_t key);
 
 /* Sets a handler for `signal` that calls umcg_kick_self. Any thread. -EINVAL: it cannot be
  * handled. */

@@ -35,12 +35,20 @@ pub(crate) fn machine_now() -> u64 {
 
 /// The machine's time at the caller's time `ns`.
 pub(crate) fn to_machine(ns: u64) -> u64 {
-    ns.wrapping_add_signed(-offset())
+    shift(ns, -offset())
 }
 
 /// The caller's time at the machine's time `ns`.
 pub(crate) fn to_caller(ns: u64) -> u64 {
-    ns.wrapping_add_signed(offset())
+    shift(ns, offset())
+}
+
+/// A time that is long over stays so, and one that never comes.
+fn shift(ns: u64, by: i64) -> u64 {
+    match ns {
+        FOREVER => FOREVER,
+        ns => ns.saturating_add_signed(by),
+    }
 }
 
 /// What this time namespace adds to CLOCK_MONOTONIC. It cannot change while a process

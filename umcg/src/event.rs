@@ -114,6 +114,8 @@ pub enum Source {
     Quantum,
     /// Itself, from a signal handler of the application: [`kick_self`](crate::kick_self()).
     Signal,
+    /// Another worker, which woke up with a lower key: [`set_key`](crate::set_key()).
+    Wake,
 }
 
 impl Source {
@@ -124,6 +126,7 @@ impl Source {
             Self::Deadline => intf::umcg_source_UMCG_S_DEADLINE,
             Self::Quantum => intf::umcg_source_UMCG_S_QUANTUM,
             Self::Signal => intf::umcg_source_UMCG_S_SIGNAL,
+            Self::Wake => intf::umcg_source_UMCG_S_WAKE,
         }
     }
 
@@ -134,6 +137,7 @@ impl Source {
             intf::umcg_source_UMCG_S_DEADLINE => Some(Self::Deadline),
             intf::umcg_source_UMCG_S_QUANTUM => Some(Self::Quantum),
             intf::umcg_source_UMCG_S_SIGNAL => Some(Self::Signal),
+            intf::umcg_source_UMCG_S_WAKE => Some(Self::Wake),
             _ => None,
         }
     }

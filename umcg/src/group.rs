@@ -298,6 +298,11 @@ impl Inner {
         self.home.show_sections(me, count);
     }
 
+    /// `me`, the calling worker, has this key. Async-signal-safe.
+    pub(crate) fn show_key(&self, me: Id, key: u64) {
+        self.home.show_key(me, key);
+    }
+
     /// Gives the slot up if a kick by the kernel was put off. Async-signal-safe.
     pub(crate) fn follow_put_off(&self, me: Id) {
         self.home.follow_put_off(me);

@@ -399,6 +399,13 @@ impl Home {
         }
     }
 
+    /// Async-signal-safe; nobody is forced off by keys in futex-only mode.
+    pub(crate) fn show_key(&self, me: Id, key: u64) {
+        if let Some((served, id)) = self.at_kernel_now(self.home(me)) {
+            served.group.show_key(id, key);
+        }
+    }
+
     /// Async-signal-safe.
     pub(crate) fn follow_put_off(&self, me: Id) {
         if let Some((served, id)) = self.at_kernel_now(self.home(me)) {

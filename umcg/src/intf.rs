@@ -8,7 +8,7 @@ impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]>
         Self([<T as Default>::default(); N])
     }
 }
-pub const UMCG_ABI: u32 = 5;
+pub const UMCG_ABI: u32 = 6;
 pub const UMCG_RUN_IDLE: u32 = 2147483648;
 pub type u8_ = ::std::os::raw::c_uchar;
 pub type u16_ = ::std::os::raw::c_ushort;
@@ -300,14 +300,15 @@ pub const umcg_counter_UMCG_C_grp_by_kick: umcg_counter = 60;
 pub const umcg_counter_UMCG_C_grp_by_deadline: umcg_counter = 61;
 pub const umcg_counter_UMCG_C_grp_by_quantum: umcg_counter = 62;
 pub const umcg_counter_UMCG_C_grp_by_signal: umcg_counter = 63;
-pub const umcg_counter_UMCG_C_grp_section: umcg_counter = 64;
-pub const umcg_counter_UMCG_C_grp_abuse: umcg_counter = 65;
-pub const umcg_counter_UMCG_C_grp_grace: umcg_counter = 66;
-pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 67;
-pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 68;
-pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 69;
-pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 70;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 71;
+pub const umcg_counter_UMCG_C_grp_by_wake: umcg_counter = 64;
+pub const umcg_counter_UMCG_C_grp_section: umcg_counter = 65;
+pub const umcg_counter_UMCG_C_grp_abuse: umcg_counter = 66;
+pub const umcg_counter_UMCG_C_grp_grace: umcg_counter = 67;
+pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 68;
+pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 69;
+pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 70;
+pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 71;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 72;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -359,7 +360,7 @@ pub struct umcg_cpu {
     pub parked_weight: u64_,
     pub due: u64_,
     pub __bindgen_padding_0: [u8; 32usize],
-    pub cnt: [u64_; 71usize],
+    pub cnt: [u64_; 72usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -419,7 +420,7 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 208usize];
     ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 216usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 824usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 832usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
@@ -551,6 +552,7 @@ pub const umcg_source_UMCG_S_KICK: umcg_source = 1;
 pub const umcg_source_UMCG_S_DEADLINE: umcg_source = 2;
 pub const umcg_source_UMCG_S_QUANTUM: umcg_source = 3;
 pub const umcg_source_UMCG_S_SIGNAL: umcg_source = 4;
+pub const umcg_source_UMCG_S_WAKE: umcg_source = 5;
 pub const umcg_source_UMCG_SOURCE_SHIFT: umcg_source = 8;
 pub const umcg_source_UMCG_SOURCE_MASK: umcg_source = 1792;
 pub type umcg_source = ::std::os::raw::c_uint;
@@ -689,6 +691,9 @@ const _: () = {
         [::std::mem::offset_of!(umcg_member, ev_reason) - 184usize];
     ["Offset of field: umcg_member::ev_nr"][::std::mem::offset_of!(umcg_member, ev_nr) - 188usize];
 };
+pub const umcg_owner_UMCG_OWNER_GEN_SHIFT: umcg_owner = 8;
+pub const umcg_owner_UMCG_OWNER_INDEX: umcg_owner = 255;
+pub type umcg_owner = ::std::os::raw::c_uint;
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone)]
@@ -708,6 +713,7 @@ pub struct umcg_desk {
     pub queued: u32_,
     pub next: u32_,
     pub nopreempt: u32_,
+    pub key: u64_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -734,6 +740,7 @@ const _: () = {
     ["Offset of field: umcg_desk::next"][::std::mem::offset_of!(umcg_desk, next) - 84usize];
     ["Offset of field: umcg_desk::nopreempt"]
         [::std::mem::offset_of!(umcg_desk, nopreempt) - 88usize];
+    ["Offset of field: umcg_desk::key"][::std::mem::offset_of!(umcg_desk, key) - 96usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -77,6 +77,8 @@ pub(crate) mod home;
 mod idle;
 #[cfg(not(loom))]
 pub mod kernel;
+#[cfg(not(loom))]
+pub mod key;
 pub mod list;
 #[cfg(not(loom))]
 pub mod member;
@@ -116,6 +118,8 @@ pub use list::Pushed;
 #[cfg(not(loom))]
 pub use member::{Server, Worker};
 
+#[cfg(not(loom))]
+pub use key::{KEY_NONE, set_key};
 pub use mode::{GroupConfig, Idle, Mode, Preempt, QUANTUM_MAX, QUANTUM_MIN, Why};
 pub use record::{Cpu, List, Ring};
 pub use ring::Choice;

@@ -2,7 +2,7 @@
 //!
 //! The protocol stands at `struct umcg_ring` in `intf.h`. [`Ring::push`],
 //! [`Ring::recall`] and [`Ring::len_hint`] are the server's half; [`Ring::take`] is
-//! the twin of `ring_take()` in `src/bpf/ring.bpf.h`.
+//! the twin of `ring_peek()` and `ring_take_this()` in `src/bpf/ring.bpf.h`.
 //!
 //! Positions only grow; slot = position modulo [`STAGE_SLOTS`]. For the server,
 //! whose own `tail` it is, a slot between `head` and `tail` that reads 0 was taken.
@@ -124,15 +124,17 @@ impl Ring {
         }
         self.tail.store(tail + 1, Release);
         true
-        // pairs with ring_take()
+        // pairs with ring_take_this()
     }
 
     /// Twin of the kernel's take: the oldest choice, or `None` when there is none
     /// or another CPU is taking it this moment. Any thread.
-    #[doc(alias = "ring_take")]
+    #[doc(alias = "ring_take_this")]
     pub fn take(&self) -> Option<Choice> {
+        let choice = Choice::from_raw(self.slot_at(self.head.load(Relaxed)).load(Acquire))?;
         let head = self.head.load(Relaxed);
-        let choice = Choice::from_raw(self.slot_at(head).swap(0, AcqRel))?;
+        let slot = self.slot_at(head);
+        slot.compare_exchange(choice.0, 0, AcqRel, Relaxed).ok()?;
         // Who loses this does not mind: somebody moved it over this very slot.
         let _ = self
             .head
@@ -157,7 +159,7 @@ impl Ring {
         }
         self.tail.store(end, Release);
         self.skip_taken();
-        // pairs with ring_take()
+        // pairs with ring_take_this()
     }
 
     /// How many choices wait, at most; CPUs may take some at any moment. Server's

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Id;
 use crate::futex::sys;
 use crate::group::Inner;
+use crate::key::KEY_NONE;
 
 /// The calling thread, as its signal handlers see it.
 struct Me {
@@ -29,6 +30,7 @@ struct Me {
     forks: Cell<u32>,
     /// Sections without preemption that the thread is in; each counts in `depth` as well.
     sections: Cell<u32>,
+    key: Cell<u64>,
 }
 
 /// The membership.
@@ -48,6 +50,7 @@ thread_local! {
             kicked: Cell::new(false),
             forks: Cell::new(0),
             sections: Cell::new(0),
+            key: Cell::new(KEY_NONE),
         }
     };
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
@@ -208,6 +211,19 @@ pub(crate) fn leave_section() -> bool {
 fn show_sections() {
     if let Some((group, id, false)) = current() {
         group.show_sections(id, sections());
+    }
+}
+
+/// The calling thread's key.
+pub(crate) fn key() -> u64 {
+    ME.try_with(|me| me.key.get()).unwrap_or(KEY_NONE)
+}
+
+/// See [`crate::set_key`].
+pub(crate) fn set_key(key: u64) {
+    let _ = ME.try_with(|me| me.key.set(key));
+    if let Some((group, id, false)) = current() {
+        group.show_key(id, key);
     }
 }
 

@@ -71,6 +71,7 @@ fn header_constants_are_the_librarys() {
         ("DEADLINE", Source::Deadline),
         ("QUANTUM", Source::Quantum),
         ("SIGNAL", Source::Signal),
+        ("WAKE", Source::Wake),
     ] {
         is(format!("UMCG_SOURCE_{name}"), u64::from(source.number()));
     }

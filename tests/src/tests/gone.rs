@@ -12,7 +12,7 @@ use umcg::kernel::sys;
 use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Kind, Reason};
 
 use super::{Test, short};
-use crate::client::{self, Name, serve, worker};
+use crate::client::{self, Name, run_past_faults, serve, worker};
 use crate::harness::{Sched, Verdict};
 
 pub const TESTS: &[Test] = &[
@@ -78,7 +78,7 @@ fn rescued() -> Result<()> {
             Ok(())
         });
         let new = group.next_event(me, u64::MAX)?;
-        let event = group.run(me, new.worker, u64::MAX)?;
+        let event = run_past_faults(&group, me, new.worker)?;
         ensure!(matches!(event.reason, Reason::Blocked { .. }), "{event:?}");
         thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
         let limit = sys::now_ns() + 5_000_000_000;
@@ -155,7 +155,7 @@ fn late_server() -> Result<()> {
     let me = group.register(Kind::Server, 0, &mut |_| {})?;
     let yielder = worker(&group, 1, |group, me| Ok(group.yield_now(me)?));
     let new = group.next_event(me, u64::MAX)?;
-    let event = group.run(me, new.worker, u64::MAX)?;
+    let event = run_past_faults(&group, me, new.worker)?;
     ensure!(event.reason == Reason::Yielded, "{event:?}");
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {

@@ -10,7 +10,9 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
 use super::{Test, short};
-use crate::client::{self, Name, Seen, all_stopped, group_maps, join_all, serve, worker};
+use crate::client::{
+    self, Name, Seen, all_stopped, group_maps, join_all, run_past_faults, serve, worker,
+};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
 use crate::noise::Noise;
 
@@ -402,8 +404,8 @@ fn wrong_calls() -> Result<Verdict> {
                 Ok(())
             });
             let new = group.next_event(me, u64::MAX)?;
-            ensure!(new.reason == Reason::New && new.cookie == 1, "{new:?}");
-            let event = group.run(me, new.worker, u64::MAX)?;
+            ensure!(new.reason.is_runnable() && new.cookie == 1, "{new:?}");
+            let event = run_past_faults(group, me, new.worker)?;
             ensure!(matches!(event.reason, Reason::Blocked { .. }), "{event:?}");
             ensure!(
                 kind_of(group.run(me, new.worker, u64::MAX)) == Some(ErrorKind::WrongState),

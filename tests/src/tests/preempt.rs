@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use umcg::timer::kick_on;
-use umcg::{Event, Group, GroupConfig, Id, Reason, Source, no_preempt};
+use umcg::{Event, Group, GroupConfig, Id, Reason, Source, no_preempt, set_key};
 
 use super::{Test, short};
 use crate::boss::{Actor, Boss, actor, beside, in_client, signal_thread};
@@ -24,6 +24,12 @@ pub const TESTS: &[Test] = &[
         "group",
         6,
         sources,
+    ),
+    short(
+        "vm_group_key_preempts_on_wake_unprivileged",
+        "group",
+        4,
+        keys,
     ),
     short(
         "vm_group_section_is_honoured_unprivileged",
@@ -335,4 +341,95 @@ fn grace_body() -> Result<()> {
 
 fn grace() -> Result<Verdict> {
     counted("grp_grace", 20, grace_body)
+}
+
+/// Waits again and again with the key that stands in `key` when it begins to; 0 ends it.
+fn keyed(group: &Group, key: &Arc<AtomicU64>) -> Actor {
+    let key = key.clone();
+    actor(group, 2, move |me| {
+        loop {
+            match key.load(SeqCst) {
+                0 => return Ok(()),
+                key => set_key(key),
+            }
+            let _ = me.wait(umcg::FOREVER)?;
+        }
+    })
+}
+
+/// The source of the end of a run of `hog` that `waiter` is woken in.
+fn woken_beside(boss: &mut Boss, hog: Id, waiter: Id) -> Result<Option<Source>> {
+    for _ in 0..20 {
+        let woken_ns = Arc::new(AtomicU64::new(u64::MAX));
+        let mark = woken_ns.clone();
+        later(&boss.group, hog, move |group| {
+            let _ = group.wake(waiter);
+            mark.store(umcg::now(), SeqCst);
+        });
+        let end = boss.run(hog, umcg::after(Duration::from_millis(100)))?;
+        let in_time = |end: &Event| woken_ns.load(SeqCst).saturating_add(20_000_000) < end.at_ns;
+        // A waker that was late itself tells nothing.
+        let told = end.filter(|end| end.source == Some(Source::Wake) || in_time(end));
+        boss.news_of(hog)?;
+        boss.news_of(waiter)?;
+        boss.until(waiter, |it| it == Reason::Waits)?;
+        if let Some(end) = told.filter(|it| it.reason == Reason::Preempted) {
+            return Ok(end.source);
+        }
+    }
+    bail!("never forced off, of 20 times")
+}
+
+/// A waker's key below the hog's forces that off; equal, or above it, it does not.
+fn keys_body() -> Result<()> {
+    const HOG: u64 = 5;
+    let mut boss = Boss::new()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let hog = {
+        let stop = stop.clone();
+        actor(&boss.group, 1, move |_| {
+            set_key(HOG);
+            while !stop.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        })
+    };
+    let key = Arc::new(AtomicU64::new(HOG - 1));
+    let waiter = keyed(&boss.group, &key);
+    let ids = [boss.new_one(1)?, boss.new_one(2)?];
+    boss.until(ids[1], |it| it == Reason::Waits)?;
+    // The hog's first run: it sets its key.
+    boss.run(ids[0], umcg::after(Duration::from_millis(20)))?;
+    boss.news_of(ids[0])?;
+    let mut wrong = Vec::new();
+    for (its, source) in [
+        (HOG - 1, Source::Wake),
+        (HOG, Source::Deadline),
+        (HOG + 1, Source::Deadline),
+        (umcg::KEY_NONE, Source::Deadline),
+        (1, Source::Wake),
+    ] {
+        key.store(its, SeqCst);
+        // From this wake on it has that one.
+        woken_beside(&mut boss, ids[0], ids[1])?;
+        for _ in 0..5 {
+            let by = woken_beside(&mut boss, ids[0], ids[1])?;
+            if by != Some(source) {
+                wrong.push((its, by));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "by key, forced off by: {wrong:?}");
+    key.store(0, SeqCst);
+    boss.group.wake(ids[1])?;
+    stop.store(true, SeqCst);
+    boss.serve_until(2)?;
+    hog.end()?;
+    waiter.end()?;
+    boss.alone()
+}
+
+fn keys() -> Result<Verdict> {
+    in_client(keys_body)
 }

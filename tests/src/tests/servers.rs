@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, State, Woken, Worker};
+use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, Server, State, Woken, Worker};
 
 use super::preempt::spinner;
 use super::{Test, short};
@@ -29,6 +29,12 @@ pub const TESTS: &[Test] = &[
         "group",
         4,
         shared_queue,
+    ),
+    short(
+        "vm_group_next_server_is_told_of_all_unprivileged",
+        "group",
+        4,
+        told_of_all,
     ),
     short(
         "vm_group_idle_server_takes_over_unprivileged",
@@ -310,10 +316,7 @@ fn takes_over_body() -> Result<()> {
             }
             let took = began.elapsed();
             for &id in &told {
-                // It may have to wait for a page.
-                while me.run(id, FOREVER)?.reason != Reason::Exited {
-                    me.next_event(umcg::after(LIMIT))?;
-                }
+                finish(&mut me, id)?;
             }
             stop.store(true, SeqCst);
             me.unregister()?;
@@ -334,4 +337,62 @@ fn takes_over_body() -> Result<()> {
 
 fn takes_over() -> Result<Verdict> {
     in_client(takes_over_body)
+}
+
+/// Runs `id` until it has left; it may have to wait for a page, or be let run without a slot.
+fn finish(server: &mut Server, id: Id) -> Result<()> {
+    loop {
+        match server.run(id, FOREVER) {
+            Ok(end) if end.reason == Reason::Exited => return Ok(()),
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => return Ok(()),
+                ErrorKind::WrongState | ErrorKind::Again => {}
+                _ => Err(error)?,
+            },
+        }
+        let _ = server.next_event(umcg::after(Duration::from_millis(100)));
+    }
+}
+
+/// A server takes three workers off its list, is told of one, and leaves. The next one, which
+/// has its record, is told of both, again and again.
+fn told_of_all_body() -> Result<()> {
+    const ROUNDS: usize = 20;
+    const WORKERS: usize = 3;
+    let group = Group::create(&GroupConfig::default())?;
+    let workers: Vec<_> = (0..WORKERS as u64)
+        .map(|cookie| actor(&group, cookie, |_| Ok(())))
+        .collect();
+    let runnable = || {
+        let members = group.list().unwrap_or_default();
+        let of = members.iter().filter(|it| it.state == State::Runnable);
+        of.count() == WORKERS
+    };
+    ensure!(wait_until(LIMIT, runnable), "{:?}", group.list()?);
+    for round in 0..ROUNDS {
+        let mut server = group.register_server()?;
+        let first = server.next_event(umcg::after(LIMIT));
+        first.with_context(|| format!("round {round}"))?;
+        server.unregister()?;
+    }
+    let mut server = group.register_server()?;
+    let mut told: Vec<Id> = Vec::new();
+    while told.len() < WORKERS {
+        let event = server.next_event(umcg::after(Duration::from_secs(2)));
+        let event = event.with_context(|| format!("told of {told:?} alone"))?;
+        if !told.contains(&event.worker) {
+            told.push(event.worker);
+        }
+    }
+    for id in told {
+        finish(&mut server, id)?;
+    }
+    workers.into_iter().try_for_each(Actor::end)?;
+    server.unregister()?;
+    Ok(())
+}
+
+fn told_of_all() -> Result<Verdict> {
+    in_client(told_of_all_body)
 }

@@ -45,7 +45,7 @@ const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
 pub(crate) const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
 
-/// What only a server's own thread uses; the lock is never contended.
+/// What a server's own thread uses, and idle ones of its process try to take from.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     /// Taken off the list and not reported yet, newest first.
@@ -241,12 +241,15 @@ impl KernelGroup {
     pub fn scribble(&self, index: u32, value: u64) {
         const OP_LEAVE: u32 = intf::umcg_op_UMCG_OP_LEAVE;
         let desk = self.desk(index);
-        match value % 11 {
+        match value % 12 {
             // What there is, but not to leave, and what there is not.
             0 if value & 0x80 == 0 => desk.op.store((value as u32 >> 8) % OP_LEAVE, Relaxed),
             0 => desk.op.store(value as u32 >> 8 | 0x10, Relaxed),
             1 => desk.target.store(value, Relaxed),
             2 => desk.deadline_ns.store(value, Relaxed),
+            3 if value & 0x80 == 0 => {
+                desk.runnable.fetch_xor(value >> 8 & 0xff, Relaxed);
+            }
             3 => desk.runnable.store(value >> 3, Relaxed),
             4 => desk.asleep.store(value as u32 >> 3, Relaxed),
             5 => desk.queued.store(value as u32 >> 20, Relaxed),
@@ -254,6 +257,7 @@ impl KernelGroup {
             7 => desk.resync.store(value as u32 >> 3, Relaxed),
             8 => desk.left_id.store(value, Relaxed),
             9 => desk.nopreempt.store(value as u32 >> 3, Relaxed),
+            10 => desk.key.store(value >> 3, Relaxed),
             _ => desk.next.store(value as u32 >> 20, Relaxed),
         }
     }
@@ -265,12 +269,6 @@ impl KernelGroup {
 
     pub(crate) fn head(&self) -> &Head {
         self.record(&self.truth, 0)
-    }
-
-    /// Now, by the clock of this group's words.
-    pub(crate) fn words_now(&self) -> u64 {
-        let ahead = self.head().ahead_ns.load(Relaxed);
-        sys::now_ns().wrapping_add(ahead)
     }
 
     /// What the words of this group are ahead of CLOCK_MONOTONIC: 0, but in tests.
@@ -331,6 +329,7 @@ impl KernelGroup {
         self.run_call(&mut call, "register")?;
         let me = Id::from_raw(call.me);
         self.show_sections(me, tls::sections());
+        self.show_key(me, tls::key());
         self.sit(me);
         told(me);
         match kind {

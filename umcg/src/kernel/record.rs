@@ -84,7 +84,8 @@ pub struct Desk {
     pub queued: AtomicU32,
     pub next: AtomicU32,
     pub nopreempt: AtomicU32,
-    _line1: [u32; 9],
+    pub key: AtomicU64,
+    _line1: [u32; 6],
 }
 
 /// Record 0 of the truth map.
@@ -184,7 +185,8 @@ same_place!(
         asleep,
         queued,
         next,
-        nopreempt
+        nopreempt,
+        key
     ]
 );
 same_place!(

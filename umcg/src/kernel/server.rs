@@ -17,6 +17,21 @@ const SOURCE_SHIFT: u32 = intf::umcg_source_UMCG_SOURCE_SHIFT;
 /// State of an entry on the stack of idle servers.
 const DELETED: u32 = intf::umcg_entry_UMCG_E_DELETED;
 
+/// In the owner of a link: the server's index, below its generation.
+const OWNER_INDEX: u32 = intf::umcg_owner_UMCG_OWNER_INDEX;
+const OWNER_GEN_SHIFT: u32 = intf::umcg_owner_UMCG_OWNER_GEN_SHIFT;
+
+/// `server`, as links name it.
+#[doc(alias = "umcg_owner")]
+pub(super) fn owner(server: Id) -> u32 {
+    server.generation() << OWNER_GEN_SHIFT | server.index()
+}
+
+/// The head of a list of `server`'s without a link.
+pub(super) fn no_list(server: Id) -> u64 {
+    u64::from(owner(server) >> OWNER_GEN_SHIFT) << 32
+}
+
 /// BPF's number is a source only of who was forced off.
 fn source_of(reason: Reason, number: u32) -> Option<Source> {
     match reason {
@@ -211,7 +226,7 @@ impl KernelGroup {
             desk.asleep.store(1, Relaxed);
             fence(SeqCst);
             // pairs with server_poke()
-            if desk.runnable.load(Acquire) == 0
+            if desk.runnable.load(Acquire) as u32 == 0
                 && desk.resync.load(Relaxed) == 0
                 && desk.poked.load(Relaxed) == 0
                 && !self.others_have_work(me)
@@ -251,7 +266,10 @@ impl KernelGroup {
             }
             let index = seat.taken.pop()?;
             let desk = self.desk(index);
-            desk.queued.swap(0, AcqRel);
+            let mine = desk.queued.compare_exchange(owner(me), 0, AcqRel, Relaxed);
+            if mine.is_err() {
+                continue; // only where a client lies
+            }
             fence(SeqCst);
             // pairs with desk_push()
             let word = Word(self.truth(index).word.load(Acquire));
@@ -269,11 +287,20 @@ impl KernelGroup {
         }
     }
 
-    /// Makes the desk's link `me`'s, if it is `owner`'s.
-    pub(super) fn link(&self, me: Id, desk: &Desk, owner: u32) -> bool {
+    /// Makes the desk's link `me`'s, if it is that of `old`, an [`owner`].
+    pub(super) fn link(&self, me: Id, desk: &Desk, old: u32) -> bool {
         desk.queued
-            .compare_exchange(owner, me.index(), AcqRel, Relaxed)
+            .compare_exchange(old, owner(me), AcqRel, Relaxed)
             .is_ok()
+    }
+
+    /// Whether the owner `tag` of a link is a server that is there.
+    fn is_owner_live(&self, tag: u32) -> bool {
+        let index = tag & OWNER_INDEX;
+        let servers = self.head().servers.load(Acquire);
+        (1..=SERVERS).contains(&index)
+            && servers >> (index - 1) & 1 == 1
+            && owner(Id::new(index, self.truth(index).gen_.load(Relaxed))) == tag
     }
 
     /// The notice of who left record `index` without a slot, once.
@@ -324,20 +351,30 @@ impl KernelGroup {
     /// Newest first, as the list has it; who comes first is popped last.
     fn take_all(&self, me: Id, taken: &mut Vec<u32>) {
         let desk = self.desk(me.index());
-        let mut index = desk.runnable.swap(0, AcqRel) as u32;
-        while index > SERVERS && index < self.capacity && taken.len() < self.capacity as usize {
-            taken.push(index);
-            index = self.desk(index).next.load(Relaxed);
-        }
-        if desk.resync.swap(0, AcqRel) != 0 {
-            self.adopt(me, taken);
+        let head = desk.runnable.swap(no_list(me), AcqRel);
+        let lost = self.follow(head as u32, me, taken);
+        if desk.resync.swap(0, AcqRel) != 0 || lost != 0 {
+            self.adopt(me, taken, lost);
         }
     }
 
+    /// The links of `of`'s list from `index` on. Not 0: it led to one that is another's, as
+    /// it was told of before it was there, and links of this owner may be behind that.
+    pub(super) fn follow(&self, mut index: u32, of: Id, taken: &mut Vec<u32>) -> u32 {
+        while index > SERVERS && index < self.capacity && taken.len() < self.capacity as usize {
+            let desk = self.desk(index);
+            if desk.queued.load(Acquire) != owner(of) {
+                return owner(of);
+            }
+            taken.push(index);
+            index = desk.next.load(Relaxed);
+        }
+        0
+    }
+
     /// RUNNABLE workers and notices that are on nobody's list, or on that of a server
-    /// that is gone.
-    fn adopt(&self, me: Id, taken: &mut Vec<u32>) {
-        let servers = self.head().servers.load(Acquire);
+    /// that is gone; and of owner `lost`, if it is not 0.
+    pub(super) fn adopt(&self, me: Id, taken: &mut Vec<u32>, lost: u32) {
         for index in self.worker_records() {
             let (truth, desk) = (self.truth(index), self.desk(index));
             let runnable = truth.gen_.load(Relaxed) & 1 == 1
@@ -345,9 +382,10 @@ impl KernelGroup {
             if !runnable && desk.left_id.load(Acquire) == 0 {
                 continue;
             }
-            let owner = desk.queued.load(Acquire);
-            let orphan = owner == 0 || owner > SERVERS || servers >> (owner - 1) & 1 == 0;
-            let claimed = orphan && self.link(me, desk, owner);
+            let old = desk.queued.load(Acquire);
+            let is_lost = || old == lost && !taken.contains(&index);
+            let orphan = old == 0 || !self.is_owner_live(old) || is_lost();
+            let claimed = orphan && self.link(me, desk, old);
             if claimed && taken.len() < self.capacity as usize {
                 taken.push(index);
             }

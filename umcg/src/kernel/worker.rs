@@ -59,13 +59,13 @@ impl KernelGroup {
     fn is_unserved(&self) -> bool {
         let head = self.head();
         let servers = head.servers.load(Acquire);
-        let now = self.words_now();
+        let now = sys::now_ns();
         let away = |index: u32| {
             let server = self.truth(index);
             let word = Word(server.word.load(Acquire));
             word.state() != Some(State::Idle)
                 && server.cur.load(Relaxed) == 0
-                && word.elapsed(now) > HUNG_NS
+                && now.saturating_sub(server.since_ns.load(Relaxed)) > HUNG_NS
         };
         (1..=SERVERS)
             .filter(|index| servers >> (index - 1) & 1 == 1)
@@ -200,6 +200,12 @@ impl KernelGroup {
     pub fn show_sections(&self, me: Id, count: u32) {
         self.desk(me.index()).nopreempt.store(count, Relaxed);
         // pairs with put_off()
+    }
+
+    /// The calling thread, worker `me`, has this key.
+    pub fn show_key(&self, me: Id, key: u64) {
+        self.desk(me.index()).key.store(key, Relaxed);
+        // pairs with key_on_wake()
     }
 
     /// Gives the slot up if a kick was put off for a section that has ended now. A yield
