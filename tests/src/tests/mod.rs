@@ -48,6 +48,7 @@ mod storm;
 mod timens;
 mod usage;
 mod verify;
+mod wrap;
 
 pub use timens::{A_DAY_AHEAD, in_time_namespace};
 
@@ -149,6 +150,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         gone::TESTS,
         group::TESTS,
         timens::TESTS,
+        wrap::TESTS,
         library::TESTS,
         signals::TESTS,
         member::TESTS,
