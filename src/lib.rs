@@ -18,6 +18,7 @@ pub mod shared;
 pub mod stats;
 pub mod status;
 pub mod waits;
+pub mod watch;
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use log::error;
 use scx_umcg::cli::{self, Cli, Command};
-use scx_umcg::{agent, doctor, exit, stats, status};
+use scx_umcg::{agent, doctor, exit, stats, status, watch};
 
 fn main() -> ExitCode {
     exit::plain_panics();
@@ -41,6 +41,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
             pid: Some(tid),
             json,
         }) => return doctor::thread::run(*tid, *json),
+        Some(Command::Watch { pid, seconds }) => {
+            let stop = on_signal()?;
+            return watch::run(*pid, *seconds, &stop);
+        }
         None => {}
     }
     if cli.run.version {
@@ -54,15 +58,21 @@ fn dispatch(cli: &Cli) -> Result<()> {
         return stats::describe();
     }
     if let Some(secs) = cli.run.monitor {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .context("cannot catch SIGINT and SIGTERM")?;
+        let stop = on_signal()?;
         return stats::monitor(Duration::from_secs_f64(secs), || {
             stop.load(Ordering::Relaxed)
         });
     }
     agent::run(&cli.run)
+}
+
+/// Becomes true at SIGINT or SIGTERM.
+fn on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .context("cannot catch SIGINT and SIGTERM")?;
+    Ok(stop)
 }
 
 /// Messages go to stderr; libbpf's only with --verbose.

@@ -38,6 +38,9 @@ pub struct RunFile {
     pub nr_cpus: usize,
     /// CLOCK_MONOTONIC ns at the attachment.
     pub attached_ns: u64,
+    /// What words are ahead of CLOCK_MONOTONIC: 0, but in tests.
+    #[serde(default)]
+    pub ahead_ns: u64,
     /// Ejections before it.
     pub ejections: u64,
     /// `--policy`.
@@ -65,6 +68,7 @@ impl RunFile {
             maps,
             nr_cpus,
             attached_ns: crate::agent::server::now_ns(),
+            ahead_ns: 0,
             ejections,
             policy: args.policy.clone(),
             decide: decide.to_string(),

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapHandle};
 use serde::Serialize;
-use umcg::record::Worker;
+use umcg::record::{Server, Worker};
 use umcg::sync::Ordering::{Acquire, Relaxed};
 use umcg::sync::fence;
 use umcg::word::{self, State, Word};
@@ -251,8 +251,26 @@ impl Scan {
     }
 }
 
-fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64)) -> CpuStatus {
-    let (record, server) = (&shared.cpus()[cpu], &shared.servers()[cpu]);
+/// CLOCK_MONOTONIC time of the edge that `word` shows; `since_ns` is from beside it, read after it.
+pub fn edge_ns(word: Word, since_ns: u64, ahead_ns: u64, now: u64) -> u64 {
+    let since = since_ns.wrapping_add(ahead_ns);
+    word.restore_beside(since, now.wrapping_add(ahead_ns))
+        .saturating_sub(ahead_ns)
+}
+
+/// A server's word, with the full time of its edge: the 48 bits alone start again after 3.26 days.
+fn server_text(server: &Server, ahead_ns: u64, now: u64) -> String {
+    let word = Word(server.word.load(Acquire));
+    let us = edge_ns(word, server.since_ns.load(Relaxed), ahead_ns, now) / 1000;
+    let (s, us) = (us / 1_000_000, us % 1_000_000);
+    match word.state() {
+        Some(State::None) => word.label(),
+        _ => format!("{} @{s}.{us:06}s", word.label()),
+    }
+}
+
+fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64), server: String) -> CpuStatus {
+    let (record, notices) = (&shared.cpus()[cpu], &shared.servers()[cpu]);
     let (waiting, longest) = waits;
     let running = match record.cur_idx.load(Relaxed) as usize {
         _ if record.offline.load(Relaxed) != 0 => "offline".to_owned(),
@@ -268,9 +286,9 @@ fn cpu_status(shared: &Shared, cpu: usize, waits: (u64, u64)) -> CpuStatus {
         running,
         waiting,
         longest_wait_ms: longest as f64 / 1e6,
-        server: Word(server.word.load(Relaxed)).to_string(),
-        unread: server.unread.load(Relaxed),
-        staged: server.ring.len_hint(),
+        server,
+        unread: notices.unread.load(Relaxed),
+        staged: notices.ring.len_hint(),
         perf_pct: record.perf.load(Relaxed) * 100 / 1024,
     }
 }
@@ -330,7 +348,10 @@ pub fn read() -> Result<Status> {
                 .collect(),
         },
         cpus: (scan.cpus.iter().enumerate())
-            .map(|(cpu, &waits)| cpu_status(&shared, cpu, waits))
+            .map(|(cpu, &waits)| {
+                let server = server_text(&shared.servers()[cpu], file.ahead_ns, now);
+                cpu_status(&shared, cpu, waits, server)
+            })
             .collect(),
         groups: groups::read(file.maps.groups)?,
         waits: (TIERS.iter().enumerate())
@@ -466,6 +487,26 @@ mod tests {
         w.since_ns.store(since, Relaxed);
         w.rescues.store(rescues, Relaxed);
         w
+    }
+
+    #[test]
+    fn server_text_has_the_full_time_also_after_a_wrap() {
+        const WRAP: u64 = 1 << 48;
+        let (now, ahead) = (5_000_000_000, WRAP - 4_000_000_000);
+        let server = Server::new();
+        assert_eq!(server_text(&server, 0, now), "NONE");
+        // An edge a second before the words' time wraps, looked at two seconds later.
+        let at = 3_000_000_000;
+        let word = Word(0).next(at + ahead, State::Idle as u64);
+        server.word.store(word.0, Relaxed);
+        for since in [at, at - 777] {
+            // The second has not been written yet.
+            server.since_ns.store(since, Relaxed);
+            assert_eq!(server_text(&server, ahead, now), "IDLE @3.000000s");
+        }
+        // Days ago: the word alone would not tell.
+        server.since_ns.store(at, Relaxed);
+        assert_eq!(server_text(&server, ahead, now + WRAP), "IDLE @3.000000s");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::bell::Bell;
 use super::client;
 use super::control::Control;
 use super::near::Machine;
-use super::server::{self, Server, Settings};
+use super::server::{self, Server, Settings, now_ns};
 use super::stop::Stop;
 use super::{Ended, caps};
 use crate::bpf_skel::{BpfSkel, BpfSkelBuilder, OpenBpfSkel};
@@ -133,6 +133,7 @@ fn configure(
     rodata.umcg_partial = args.partial;
     rodata.umcg_ignore_max = args.ignore_cpu_max;
     rodata.umcg_debug = std::env::var_os("UMCG_DEBUG_EDGES").is_some();
+    rodata.umcg_ahead_ns = debug_number("UMCG_DEBUG_WRAP_MS").map_or(0, words_ahead);
     Machine::this().fill(&mut rodata.umcg_near, nr_cpus);
     for cpu in nohz_cpus() {
         if let Some(word) = rodata.umcg_nohz.get_mut(cpu / 64) {
@@ -140,10 +141,9 @@ fn configure(
             rodata.umcg_tickless = true;
         }
     }
-    if let Some(records) = std::env::var_os("UMCG_DEBUG_RECORDS") {
-        let records = records.to_str().and_then(|text| text.parse().ok());
+    if let Some(records) = debug_number("UMCG_DEBUG_RECORDS") {
         let most = umcg::intf::umcg_limits_UMCG_MAX_WORKERS;
-        rodata.umcg_records = records.unwrap_or(most).clamp(1, most);
+        rodata.umcg_records = records.clamp(1, u64::from(most)) as u32;
     }
 
     let ops = skel.struct_ops.umcg_ops_mut();
@@ -163,6 +163,19 @@ fn configure(
         ops.flags |= *compat::SCX_OPS_SWITCH_PARTIAL;
     }
     Ok(())
+}
+
+/// The number in an environment variable that tests set.
+fn debug_number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What words have to be ahead of CLOCK_MONOTONIC for their time to wrap in `ms` from now.
+fn words_ahead(ms: u64) -> u64 {
+    const WRAP: u64 = 1 << 48;
+    let to_wrap = WRAP - now_ns() % WRAP;
+    // Not 0 whatever `ms` is, which would mean that they are not ahead.
+    to_wrap + WRAP - ms.min(3_600_000) * 1_000_000
 }
 
 /// CPUs whose tick the kernel stops when one thread runs there alone.
@@ -341,7 +354,8 @@ impl Loaded<'_> {
             caps::restore_sysctl(&value);
         }
         let nr_cpus = self.shared.nr_cpus;
-        let file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
+        let mut file = RunFile::new(args, self.map_ids()?, nr_cpus, ejections, self.decide);
+        file.ahead_ns = (self.skel.maps.rodata_data.as_ref()).map_or(0, |r| r.umcg_ahead_ns);
         caps::lock_memory();
         let settled = Settled;
         if let Err(err) = file.write() {

@@ -54,6 +54,7 @@ const volatile bool umcg_tickless;	/* there are nohz_full CPUs: */
 const volatile u64 umcg_nohz[UMCG_MAX_CPUS / 64];
 const volatile u32 umcg_records = UMCG_MAX_WORKERS;	/* fewer in tests */
 const volatile bool umcg_debug;		/* illegal edges end the scheduler */
+const volatile u64 umcg_ahead_ns;	/* of words alone, in tests: see word_clock() */
 
 /* Names of the queues of enum umcg_queue. */
 #define UMCG_Q(kind, cpu) (((u64)(kind) << 16) | (u32)(cpu))

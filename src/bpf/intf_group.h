@@ -328,7 +328,8 @@ struct umcg_group {
 				 * for a lock that a worker has: these are not held then */
 	u32 idle_end;		/* the highest index that a server has had */
 	u32 quantum_us;		/* after which a worker is forced off, 0 = none */
-	u32 pad[14];
+	u64 ahead_ns;		/* added to CLOCK_MONOTONIC in words: 0, but in tests */
+	u32 pad[12];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */

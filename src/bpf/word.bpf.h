@@ -29,6 +29,19 @@ static __always_inline u64 word_time(u64 word)
 }
 
 /*
+ * The 48 bits that words show at the full time @stamp, and the one place where they come
+ * from. A test may have them run ahead, to where they wrap. Then only words do: since_ns,
+ * deadlines, keys and events are CLOCK_MONOTONIC, and readers of words are told by how much
+ * (umcg_group.ahead_ns, the daemon's run file).
+ */
+static __always_inline u64 word_clock(u64 stamp)
+{
+	if (umcg_ahead_ns)
+		stamp += umcg_ahead_ns;
+	return stamp & UMCG_TIME_MASK;
+}
+
+/*
  * max(@now, @since + 1), by the full times: 48 bits alone could not tell a word
  * of two days ago from one of the future. Never the time that @old shows.
  */
@@ -36,14 +49,14 @@ static __always_inline u64 stamp_after(u64 old, u64 since, u64 now)
 {
 	if ((s64)(now - since) <= 0)
 		now = since + 1;
-	if (old && (now & UMCG_TIME_MASK) == word_time(old))
+	if (old && word_clock(now) == word_time(old))
 		now++;
 	return now;
 }
 
 static __always_inline u64 word_make(u64 stamp, u64 state)
 {
-	return (stamp & UMCG_TIME_MASK) << UMCG_TIME_SHIFT | state;
+	return word_clock(stamp) << UMCG_TIME_SHIFT | state;
 }
 
 #define WORD_TRIES 8

@@ -148,6 +148,23 @@ int hammer_sleep(struct hammer *h)
 	return 0;
 }
 
+struct stamp {
+	u64 old;
+	u64 since;
+	u64 now;
+	u64 at;
+	u64 word;
+};
+
+/* The full time of the edge after @old, and its word. */
+SEC("syscall")
+int hammer_stamp(struct stamp *s)
+{
+	s->at = stamp_after(s->old, s->since, s->now);
+	s->word = word_make(s->at, UMCG_RUNNABLE);
+	return 0;
+}
+
 /* done = the CPU that @server, a CPU here, looks at as number @first. */
 SEC("syscall")
 int hammer_near(struct hammer *h)

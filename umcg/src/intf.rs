@@ -737,7 +737,8 @@ pub struct umcg_group {
     pub stuck: u64_,
     pub idle_end: u32_,
     pub quantum_us: u32_,
-    pub pad: [u32_; 14usize],
+    pub ahead_ns: u64_,
+    pub pad: [u32_; 12usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -768,7 +769,9 @@ const _: () = {
         [::std::mem::offset_of!(umcg_group, idle_end) - 128usize];
     ["Offset of field: umcg_group::quantum_us"]
         [::std::mem::offset_of!(umcg_group, quantum_us) - 132usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 136usize];
+    ["Offset of field: umcg_group::ahead_ns"]
+        [::std::mem::offset_of!(umcg_group, ahead_ns) - 136usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 144usize];
 };
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;

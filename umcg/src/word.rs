@@ -131,6 +131,25 @@ impl Word {
         self.0 >> TIME_SHIFT
     }
 
+    /// State and flags as text, without the time: `RUNNABLE|PREEMPTED`.
+    pub fn label(self) -> String {
+        let mut text = match self.state() {
+            Some(state) => state.name().to_owned(),
+            None => format!("STATE({})", self.0 & STATE_MASK),
+        };
+        for name in self.flag_names() {
+            text.push('|');
+            text.push_str(name);
+        }
+        text
+    }
+
+    /// The names of the flags that are set, as in `intf.h` without the prefix.
+    pub fn flag_names(self) -> impl Iterator<Item = &'static str> {
+        let set = move |&(flag, name): &(u64, _)| (self.0 & flag != 0).then_some(name);
+        FLAG_NAMES.iter().filter_map(set)
+    }
+
     /// The word of the next edge, at `now_ns`: its time is max(now, old + 1) modulo
     /// 2^48, so that it differs from every recent one. A word that was never set
     /// takes `now_ns` as it is.
@@ -148,6 +167,31 @@ impl Word {
         Self(new << TIME_SHIFT | state_and_flags)
     }
 
+    /// The full time of the next edge, at `now_ns`: max(now, old + 1), by the full time of
+    /// the last one, however long ago it was. `since_ns` is from beside the word, read after
+    /// it; it may lag behind for an instant, and then the word itself tells.
+    pub const fn stamp_after(self, since_ns: u64, now_ns: u64) -> u64 {
+        if self.0 == 0 {
+            return now_ns;
+        }
+        let next = self.restore_beside(since_ns, now_ns).wrapping_add(1);
+        let stamp = match now_ns.wrapping_sub(next).cast_signed() >= 0 {
+            true => now_ns,
+            false => next,
+        };
+        // Whole turns of the 48 bits apart.
+        match stamp & TIME_MASK == self.time48() {
+            true => stamp.wrapping_add(1),
+            false => stamp,
+        }
+    }
+
+    /// The word of an edge at the full time `stamp`.
+    #[doc(alias = "word_make")]
+    pub const fn make(stamp: u64, state_and_flags: u64) -> Self {
+        Self((stamp & TIME_MASK) << TIME_SHIFT | state_and_flags)
+    }
+
     /// The 64-bit time of the last edge: that nearest to `now_ns` with these 48 bits.
     ///
     /// Right while the edge is less than 1.63 days from `now_ns`; `since_ns` beside
@@ -161,6 +205,15 @@ impl Word {
         }
     }
 
+    /// The same with `since_ns` from beside the word, read after it: that one as long as it
+    /// shows the same edge, however long ago it was.
+    pub const fn restore_beside(self, since_ns: u64, now_ns: u64) -> u64 {
+        match since_ns & TIME_MASK == self.time48() {
+            true => since_ns,
+            false => self.restore(now_ns),
+        }
+    }
+
     /// How long ago the last edge was; 0 when it is ahead of `now_ns`, as it is for
     /// an instant after the clock stood still.
     pub const fn elapsed(self, now_ns: u64) -> u64 {
@@ -170,17 +223,9 @@ impl Word {
 
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state() {
-            Some(state) => f.write_str(state.name())?,
-            None => write!(f, "STATE({})", self.0 & STATE_MASK)?,
-        }
-        for (flag, name) in FLAG_NAMES {
-            if self.flags() & flag != 0 {
-                write!(f, "|{name}")?;
-            }
-        }
         let us = self.time48() / 1000;
-        write!(f, " @{}.{:06}s", us / 1_000_000, us % 1_000_000)
+        let (s, us) = (us / 1_000_000, us % 1_000_000);
+        write!(f, "{} @{s}.{us:06}s", self.label())
     }
 }
 

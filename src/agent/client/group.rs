@@ -32,6 +32,8 @@ pub struct Outer {
     pub client: OwnedFd,
     /// Of this load.
     pub epoch: u64,
+    /// What its words are ahead of CLOCK_MONOTONIC.
+    ahead_ns: u64,
 }
 
 impl Outer {
@@ -48,6 +50,11 @@ impl Outer {
             proxy: own(skel.progs.umcg_proxy.as_fd())?,
             client: own(skel.progs.umcg_client.as_fd())?,
             epoch,
+            ahead_ns: skel
+                .maps
+                .rodata_data
+                .as_ref()
+                .map_or(0, |r| r.umcg_ahead_ns),
         })
     }
 
@@ -293,7 +300,8 @@ impl Group {
             idle_end: 0,
             stuck: 0,
             quantum_us: request.quantum_us,
-            pad: [0; 14],
+            ahead_ns: outer.ahead_ns,
+            pad: [0; 12],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

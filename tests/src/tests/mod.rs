@@ -42,9 +42,15 @@ mod see;
 mod servers;
 mod share;
 mod signals;
+mod stamps;
 mod storm;
+mod timens;
 mod usage;
 mod verify;
+mod watch;
+mod wrap;
+
+pub use timens::{A_DAY_AHEAD, in_time_namespace};
 
 use anyhow::Result;
 
@@ -122,6 +128,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         verify::TESTS,
         see::TESTS,
         doctor::TESTS,
+        watch::TESTS,
         changes::TESTS,
         storm::TESTS,
         hostile::TESTS,
@@ -137,10 +144,13 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         preempt::TESTS,
         preempt_churn::TESTS,
         hammer::TESTS,
+        stamps::TESTS,
         idle::TESTS,
         idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
+        timens::TESTS,
+        wrap::TESTS,
         library::TESTS,
         signals::TESTS,
         member::TESTS,

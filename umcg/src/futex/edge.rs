@@ -77,11 +77,13 @@ fn step(
         let Some(to) = make(old) else {
             return Err(old);
         };
-        let new = old.next(now, to);
+        let since = worker.since_ns.load(Relaxed);
+        let stamp = old.stamp_after(since, now);
+        let new = Word::make(stamp, to);
         // A full barrier on x86; what pairs with other words says so with a fence.
         match worker.word.compare_exchange(old.0, new.0, AcqRel, Acquire) {
             Ok(_) => {
-                account(worker, now, old, new);
+                account(worker, old, old.restore_beside(since, now), stamp);
                 return Ok((old, new));
             }
             Err(seen) => old = Word(seen),
@@ -89,15 +91,16 @@ fn step(
     }
 }
 
-/// Times spent, by who made the edge: one at a time leaves a state.
-fn account(worker: &Worker, now: u64, old: Word, new: Word) {
-    worker.since_ns.store(new.restore(now), Relaxed);
+/// Times spent from `since` to `stamp`, by who made the edge: one at a time leaves a state.
+fn account(worker: &Worker, old: Word, since: u64, stamp: u64) {
+    worker.since_ns.store(stamp, Relaxed);
     let spent = match old.state() {
         Some(State::Running) => &worker.run_ns,
         Some(State::Runnable) => &worker.wait_ns,
         _ => return,
     };
-    spent.store(spent.load(Relaxed).wrapping_add(old.elapsed(now)), Relaxed);
+    let time = stamp.saturating_sub(since);
+    spent.store(spent.load(Relaxed).wrapping_add(time), Relaxed);
 }
 
 /// NONE -> RUNNABLE: a new worker. -> RUNNING: a new server.
@@ -335,6 +338,25 @@ mod tests {
         let claimed = claim(&worker, 1300).unwrap();
         start(&worker, 1400, claimed).unwrap();
         assert_eq!(worker.since_ns.load(Relaxed), 1400);
+    }
+
+    #[test]
+    fn wait_for_days_ends_when_it_ends() {
+        const DAY: u64 = 86_400_000_000_000;
+        for days in [1, 2, 3, 4, 7, 400] {
+            let worker = at(State::Running);
+            assert!(matches!(begin_wait(&worker, 200), Begun::Idle(_)));
+            let now = days * DAY;
+            assert_eq!(wake(&worker, now), Woke::Edge);
+            assert_eq!(worker.since_ns.load(Relaxed), now, "{days} days");
+            let claimed = claim(&worker, now + 50).unwrap();
+            start(&worker, now + 70, claimed).unwrap();
+            // It computes for as long.
+            leave(&worker, 2 * now, YIELDED).unwrap();
+            assert_eq!(worker.since_ns.load(Relaxed), 2 * now);
+            assert_eq!(worker.wait_ns.load(Relaxed), 70);
+            assert_eq!(worker.run_ns.load(Relaxed), 100 + now - 70);
+        }
     }
 
     #[test]

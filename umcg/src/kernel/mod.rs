@@ -262,6 +262,17 @@ impl KernelGroup {
         self.record(&self.truth, 0)
     }
 
+    /// Now, by the clock of this group's words.
+    pub(crate) fn words_now(&self) -> u64 {
+        let ahead = self.head().ahead_ns.load(Relaxed);
+        sys::now_ns().wrapping_add(ahead)
+    }
+
+    /// What the words of this group are ahead of CLOCK_MONOTONIC: 0, but in tests.
+    pub fn words_ahead_ns(&self) -> u64 {
+        self.head().ahead_ns.load(Relaxed)
+    }
+
     pub(crate) fn truth(&self, index: u32) -> &Truth {
         self.record(&self.truth, index)
     }

@@ -112,7 +112,9 @@ pub struct Head {
     pub stuck: AtomicU64,
     pub idle_end: AtomicU32,
     pub quantum_us: AtomicU32,
-    _pad: [u32; 14],
+    /// What is added to CLOCK_MONOTONIC in words: 0, but in tests.
+    pub ahead_ns: AtomicU64,
+    _pad: [u32; 12],
 }
 
 macro_rules! same_place {
@@ -190,7 +192,7 @@ same_place!(
     umcg_group,
     [
         abi, group, epoch, gen_, capacity, share, full, servers, idle, tat_ns, cursor, members,
-        shared, uid, name, idle_kind, idle_top, idle_end, quantum_us,
+        shared, uid, name, idle_kind, idle_top, stuck, idle_end, quantum_us, ahead_ns,
     ]
 );
 /// `kick` and `idle` share a place in C, `slot_end_ns` and `kick_ns` another.

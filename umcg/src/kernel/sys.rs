@@ -6,6 +6,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use super::proto::{self, Reply, Request};
+use crate::clock;
 use crate::intf;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -60,15 +61,10 @@ pub fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// CLOCK_MONOTONIC in ns.
+/// CLOCK_MONOTONIC of the machine in ns: the clock of BPF and of all deadlines here, also
+/// for a caller whose time namespace has another.
 pub fn now_ns() -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: ts is valid for the call; the clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
-    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+    clock::machine_now()
 }
 
 /// Gives the CPU up: BPF reads the request then.
@@ -120,7 +116,8 @@ pub fn futex_wait(futex: &AtomicU32, value: u32, word: &AtomicU64, seen: u64, de
         waited(std::ptr::from_ref(futex) as u64, value, 0),
         waited(std::ptr::from_ref(word) as u64, seen as u32, PRIVATE),
     ];
-    let until = timespec(deadline_ns);
+    // The kernel takes absolute times as those of the caller's time namespace.
+    let until = timespec(clock::to_caller(deadline_ns));
     let until = if deadline_ns == u64::MAX {
         std::ptr::null()
     } else {

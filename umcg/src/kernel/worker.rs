@@ -59,12 +59,13 @@ impl KernelGroup {
     fn is_unserved(&self) -> bool {
         let head = self.head();
         let servers = head.servers.load(Acquire);
+        let now = self.words_now();
         let away = |index: u32| {
             let server = self.truth(index);
             let word = Word(server.word.load(Acquire));
             word.state() != Some(State::Idle)
                 && server.cur.load(Relaxed) == 0
-                && word.elapsed(sys::now_ns()) > HUNG_NS
+                && word.elapsed(now) > HUNG_NS
         };
         (1..=SERVERS)
             .filter(|index| servers >> (index - 1) & 1 == 1)
