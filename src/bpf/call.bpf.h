@@ -85,10 +85,7 @@ int umcg_sys_apply(struct umcg_call *call)
 SEC("?fexit/__set_task_comm")
 int BPF_PROG(umcg_renamed, struct task_struct *p)
 {
-	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
-
-	if (t)
-		sys_ask(t, false);
+	sys_ask_of(p, false);
 	return 0;
 }
 
@@ -96,10 +93,7 @@ int BPF_PROG(umcg_renamed, struct task_struct *p)
 SEC("?tp_btf/task_rename")
 int BPF_PROG(umcg_rename, struct task_struct *p)
 {
-	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
-
-	if (t)
-		sys_ask(t, false);
+	sys_ask_of(p, false);
 	return 0;
 }
 
@@ -107,10 +101,7 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(umcg_cgroup_task, struct cgroup *to, const char *path,
 	     struct task_struct *leader, bool all)
 {
-	struct umcg_task *t = sys_on() ? task_ctx(leader) : NULL;
-
-	if (t)
-		sys_ask(t, all);
+	sys_ask_of(leader, all);
 	return 0;
 }
 

@@ -63,19 +63,25 @@ static __always_inline bool head_key(s32 cpu, u64 *key)
 	return true;
 }
 
+/* By affinity, and by group. */
+static __always_inline bool may_come_to(struct task_struct *p, s32 cpu)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	return may_run_on(p, cpu) && (!t || sys_allows(t, cpu));
+}
+
 /* Moves worker @idx from where it is parked to this CPU. */
 static __always_inline bool hand_over(s32 cpu, struct umcg_worker *w, u32 idx,
 				      u64 now)
 {
 	struct task_struct *p = worker_task(idx);
 	struct bpf_iter_scx_dsq it;
-	struct umcg_task *t;
 	bool moved = false;
 
 	if (!p)
 		return false;
-	t = sys_on() ? task_ctx(p) : NULL;
-	if (!may_run_on(p, cpu) || (t && !sys_allows(t, cpu))) {
+	if (!may_come_to(p, cpu)) {
 		refused(w, now, cpu, p->migration_disabled ?
 			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
 		return false;
@@ -127,9 +133,8 @@ static __always_inline bool choice_true(u64 choice, const struct umcg_worker *w,
 static __always_inline bool choice_fits(s32 cpu, u64 choice)
 {
 	struct task_struct *p = worker_task(choice >> 32);
-	struct umcg_task *t = p ? task_ctx(p) : NULL;
 
-	return t && sys_allows(t, cpu) && may_run_on(p, cpu);
+	return p && may_come_to(p, cpu);
 }
 
 /*
@@ -274,13 +279,10 @@ __weak int pull_allowed(u32 other, u32 cpu)
 
 	bpf_rcu_read_lock();	/* as in server_send() */
 	bpf_for_each(scx_dsq, p, PARK(other), 0) {
-		struct umcg_task *t;
-
 		__sink(looked);
 		if (looked++ >= SYS_LOOK)
 			break;
-		t = task_ctx(p);
-		if (!t || !sys_allows(t, cpu) || !may_run_on(p, cpu))
+		if (!may_come_to(p, cpu))
 			continue;
 		if (scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, HAND(cpu), 0)) {
 			moved = 1;

@@ -297,6 +297,14 @@ static __always_inline void sys_ask(struct umcg_task *t, bool all)
 		count(server_wake_fail);
 }
 
+static __always_inline void sys_ask_of(struct task_struct *p, bool all)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	if (t)
+		sys_ask(t, all);
+}
+
 /* A child of the running thread: in its group, asked for if that one is. */
 static __always_inline void sys_inherit(struct umcg_task *t, struct umcg_worker *w)
 {

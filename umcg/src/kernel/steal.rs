@@ -25,7 +25,7 @@
 use std::sync::MutexGuard;
 
 use super::server::{no_list, owner};
-use super::{KernelGroup, SERVERS, Seat};
+use super::{KernelGroup, Seat};
 use crate::event::Id;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::word::{State, Word};
@@ -72,11 +72,16 @@ impl KernelGroup {
     }
 
     fn busy_with_list(&self, me: Id) -> Option<Id> {
-        let servers = self.head().servers.load(Acquire);
-        (1..=SERVERS)
-            .filter(|&index| servers >> (index - 1) & 1 == 1 && index != me.index())
-            .map(|index| Id::new(index, self.here[index as usize].load(Relaxed)))
-            .find(|&other| self.is_busy(other) && self.has_list(other))
+        let mut others = self.head().servers.load(Acquire) & !(1 << (me.index() - 1));
+        while others != 0 {
+            let index = others.trailing_zeros() + 1;
+            others &= others - 1;
+            let other = Id::new(index, self.here[index as usize].load(Relaxed));
+            if self.is_busy(other) && self.has_list(other) {
+                return Some(other);
+            }
+        }
+        None
     }
 
     fn has_list(&self, other: Id) -> bool {
