@@ -49,6 +49,16 @@ pub enum Command {
     /// Look at the configuration; needs no root and no sched_ext.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Tell a thread's life, edge by edge, until it ends or Ctrl-C.
+    Watch {
+        /// The thread with this id, of the running instance.
+        #[arg(long, value_name = "TID", allow_negative_numbers = true,
+              value_parser = within(1_i32, i32::MAX))]
+        pid: i32,
+        /// Stop after so many seconds.
+        #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+        seconds: Option<f64>,
+    },
 }
 
 /// What to do with the configuration.
@@ -280,6 +290,40 @@ mod tests {
             (&["status", "--pid", "1"], "--pid", "unexpected"),
         ] {
             let text = sentence(&doctor(args).unwrap_err());
+            assert!(
+                text.contains(value) && text.contains(allowed) && !text.contains('\n'),
+                "{args:?}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn watch_takes_a_thread_and_a_time() {
+        let watch = |args: &[&str]| match parse(args)?.command {
+            Some(Command::Watch { pid, seconds }) => Ok::<_, clap::Error>((pid, seconds)),
+            _ => panic!("{args:?} is no watch"),
+        };
+        assert_eq!(watch(&["watch", "--pid", "7"]).unwrap(), (7, None));
+        let both = watch(&["watch", "--for", "2.5", "--pid", "7"]).unwrap();
+        assert_eq!(both, (7, Some(2.5)));
+        for (args, value, allowed) in [
+            (&["watch"][..], "--pid", "not provided"),
+            (&["watch", "--pid", "0"], "0", "1..=2147483647"),
+            (&["watch", "--pid", "-3"], "-3", "1..=2147483647"),
+            (&["watch", "--pid", "banana"], "banana", "1..=2147483647"),
+            (
+                &["watch", "--pid", "7", "--for", "0"],
+                "0",
+                "0.1..=86400 seconds",
+            ),
+            (
+                &["watch", "--pid", "7", "--for", "soon"],
+                "soon",
+                "0.1..=86400 seconds",
+            ),
+            (&["watch", "--pid", "7", "--json"], "--json", "unexpected"),
+        ] {
+            let text = sentence(&watch(args).unwrap_err());
             assert!(
                 text.contains(value) && text.contains(allowed) && !text.contains('\n'),
                 "{args:?}: {text}"

@@ -1,6 +1,6 @@
 //! `scx_umcg doctor`: what this kernel has, and whether the scheduler can run.
 
-mod member;
+pub(crate) mod member;
 mod queue;
 pub mod thread;
 

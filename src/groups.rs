@@ -91,6 +91,21 @@ pub fn read(outer: u32) -> Result<Vec<GroupStatus>> {
     Ok(groups)
 }
 
+/// The records of group `number`, by index; none if it has ended.
+pub fn truth(outer: u32, number: u32) -> Result<Option<Mapping<Truth>>> {
+    let outer =
+        MapHandle::from_map_id(outer).with_context(|| format!("cannot open BPF map {outer}"))?;
+    let id = outer.lookup(&number.to_ne_bytes(), MapFlags::ANY)?;
+    let Some(Ok(id)) = id.map(<[u8; 4]>::try_from) else {
+        return Ok(None);
+    };
+    let Ok(map) = MapHandle::from_map_id(u32::from_ne_bytes(id)) else {
+        return Ok(None);
+    };
+    let (records, bytes) = (map.max_entries() as usize, map.value_size() as usize);
+    Mapping::new(map.as_fd(), records, bytes, false).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ pub mod stats;
 pub mod status;
 pub mod system;
 pub mod waits;
+pub mod watch;
 
 #[cfg(test)]
 mod tests {

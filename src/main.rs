@@ -9,7 +9,7 @@ use clap::Parser;
 use log::error;
 use scx_umcg::agent::news::News;
 use scx_umcg::cli::{self, Cli, Command, ConfigCommand, RunArgs};
-use scx_umcg::{agent, config, doctor, exit, stats, status};
+use scx_umcg::{agent, config, doctor, exit, stats, status, watch};
 
 fn main() -> ExitCode {
     exit::plain_panics();
@@ -42,6 +42,10 @@ fn dispatch(cli: &Cli) -> Result<()> {
             json,
         }) => return doctor::thread::run(*tid, *json),
         Some(Command::Config(command)) => return about_config(command),
+        Some(Command::Watch { pid, seconds }) => {
+            let news = News::of_signals()?;
+            return watch::run(*pid, *seconds, || news.is_end_asked());
+        }
         None => {}
     }
     if cli.run.version {

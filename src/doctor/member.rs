@@ -19,13 +19,17 @@ pub struct Member {
     pub held: bool,
 }
 
+/// The number of the member at `index` of its group, among the servers or among the workers.
+pub(crate) const fn number(index: u32) -> u32 {
+    const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
+    match index {
+        ..=SERVERS => index,
+        _ => index - SERVERS,
+    }
+}
+
 impl Member {
-    pub(super) fn of(thread: &intf::umcg_thread) -> Option<Self> {
-        const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
-        let number = |index: u32| match index {
-            ..=SERVERS => index,
-            _ => index - SERVERS,
-        };
+    pub(crate) fn of(thread: &intf::umcg_thread) -> Option<Self> {
         (thread.group != 0).then(|| Self {
             group: thread.group,
             server: thread.kind == intf::umcg_kind_UMCG_K_GSERVER,
@@ -35,7 +39,7 @@ impl Member {
         })
     }
 
-    pub(super) fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let (group, number) = (self.group, self.number);
         match (self.server, self.mate) {
             (true, None) => format!("server {number} of group {group}"),

@@ -4,6 +4,7 @@
 //! from /proc. The agent is not asked, so this works while it is stopped.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{Program, query::ProgInfoIter};
@@ -125,20 +126,49 @@ pub(super) const fn ask(tid: i32) -> intf::umcg_thread {
     }
 }
 
-/// What the kernel and BPF know of thread `tid` now.
-fn look(tid: i32) -> Result<intf::umcg_thread> {
-    let id = ProgInfoIter::default()
-        .filter(|p| p.name.to_str() == Some("umcg_explain"))
-        .map(|p| p.id)
-        .max()
-        .context("the program umcg_explain is not loaded; restart the agent")?;
-    let prog = Program::fd_from_id(id).context("cannot open the program umcg_explain")?;
-    let mut thread = ask(tid);
-    run_program(&prog, &mut thread)?;
-    Ok(thread)
+/// The program that tells what the kernel and BPF know of a thread.
+#[derive(Debug)]
+pub struct Explainer(OwnedFd);
+
+impl Explainer {
+    /// That of the instance which was loaded last.
+    pub fn open() -> Result<Self> {
+        let id = ProgInfoIter::default()
+            .filter(|p| p.name.to_str() == Some("umcg_explain"))
+            .map(|p| p.id)
+            .max()
+            .context("the program umcg_explain is not loaded; restart the agent")?;
+        let prog = Program::fd_from_id(id).context("cannot open the program umcg_explain")?;
+        Ok(Self(prog))
+    }
+
+    /// What is known of thread `tid` now.
+    pub fn look(&self, tid: i32) -> Result<intf::umcg_thread> {
+        let mut thread = ask(tid);
+        run_program(&self.0, &mut thread)?;
+        Ok(thread)
+    }
+
+    /// The same, if it is a worker; `verb`: what was wanted of it.
+    pub fn worker(&self, tid: i32, partial: bool, verb: &str) -> Result<intf::umcg_thread> {
+        let thread = self.look(tid)?;
+        let refuse = |text: String| Failure::new(Exit::Unexpected, text);
+        if thread.ret != 0 {
+            return Err(refuse(format!(
+                "cannot {verb} thread {tid}: it does not exist; it has ended or the number is \
+                 wrong; `ps -eLo tid,comm` lists those that live"
+            ))
+            .into());
+        }
+        if let Some(why) = no_worker(&thread, partial) {
+            let comm = proc_file(tid, "comm");
+            return Err(refuse(format!("thread {tid} ({comm}) is no worker: {why}")).into());
+        }
+        Ok(thread)
+    }
 }
 
-fn proc_file(tid: i32, name: &str) -> String {
+pub(crate) fn proc_file(tid: i32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{tid}/{name}")).unwrap_or_default();
     text.trim_end().to_owned()
 }
@@ -364,19 +394,8 @@ fn count_ahead(shared: &Shared, cpu: u32, worker: &Worker) -> usize {
 pub fn explain(tid: i32) -> Result<Explanation> {
     let file = status::running("doctor --pid")?;
     let shared = status::open_shared(&file)?;
-    let thread = look(tid)?;
-    let refuse = |text: String| Failure::new(Exit::Unexpected, text);
-    if thread.ret != 0 {
-        return Err(refuse(format!(
-            "cannot explain thread {tid}: it does not exist; it has ended or the number is wrong; \
-             `ps -eLo tid,comm` lists those that live"
-        ))
-        .into());
-    }
+    let thread = Explainer::open()?.worker(tid, file.partial, "explain")?;
     let comm = proc_file(tid, "comm");
-    if let Some(why) = no_worker(&thread, file.partial) {
-        return Err(refuse(format!("thread {tid} ({comm}) is no worker: {why}")).into());
-    }
     let worker = &shared.workers.records()[thread.index as usize % shared.workers.records().len()];
     let member = Member::of(&thread);
     let queue = match Queue::of(thread.dsq, thread.cpu as u32) {

@@ -258,6 +258,17 @@ pub fn serve(group: &KernelGroup, me: Id, exits: u64) -> Result<Seen> {
 
 /// The same beside other servers: until `exits` workers have left, whoever was told.
 pub fn serve_beside(group: &KernelGroup, me: Id, exits: u64, all: &Progress) -> Result<Seen> {
+    serve_seen(group, me, exits, all, &mut |_, _| Ok(()))
+}
+
+/// The same; `look` is shown each event, and whether it is the end of a run.
+pub fn serve_seen(
+    group: &KernelGroup,
+    me: Id,
+    exits: u64,
+    all: &Progress,
+    look: &mut dyn FnMut(&Event, bool) -> Result<()>,
+) -> Result<Seen> {
     let mut seen = Seen::default();
     let mut ready = VecDeque::new();
     all.saw(0);
@@ -273,6 +284,7 @@ pub fn serve_beside(group: &KernelGroup, me: Id, exits: u64, all: &Progress) -> 
                 continue;
             }
             Ok(event) => {
+                look(&event, false)?;
                 seen.listed += 1;
                 match event.reason {
                     Reason::TimedOut => seen.timed_out += 1,
@@ -299,6 +311,7 @@ pub fn serve_beside(group: &KernelGroup, me: Id, exits: u64, all: &Progress) -> 
         }
         match group.run(me, next, u64::MAX) {
             Ok(event) => {
+                look(&event, true)?;
                 seen.count(&event);
                 let blocks = matches!(event.reason, Reason::Blocked { .. } | Reason::Fault);
                 all.blocks.fetch_add(blocks.into(), Ordering::Relaxed);

@@ -104,6 +104,14 @@ pub fn attached() -> bool {
     sysfs("state") == "enabled"
 }
 
+/// How long the last start of a scheduler took in this boot, 0 = there was none.
+static LAST_START_MS: AtomicU32 = AtomicU32::new(0);
+
+/// The same in ms.
+pub fn last_start_ms() -> u32 {
+    LAST_START_MS.load(Relaxed)
+}
+
 /// Polls every 5 ms; false on a time-out.
 pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
@@ -171,6 +179,7 @@ impl Sched {
 
     fn launch(args: &[&str]) -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
+        let began = Instant::now();
         let run = RUNS.fetch_add(1, Relaxed);
         let log = std::env::temp_dir().join(format!("scx_umcg.{}.{run}.log", std::process::id()));
         let out = File::create(&log).context("log file")?;
@@ -199,6 +208,7 @@ impl Sched {
             );
         }
         sched.seq = sysfs("enable_seq");
+        LAST_START_MS.store(began.elapsed().as_millis() as u32, Relaxed);
         Ok(sched)
     }
 

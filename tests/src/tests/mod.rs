@@ -48,6 +48,8 @@ mod storm;
 mod timens;
 mod usage;
 mod verify;
+mod watch;
+mod wrap;
 
 pub use timens::{A_DAY_AHEAD, in_time_namespace};
 
@@ -127,6 +129,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         verify::TESTS,
         see::TESTS,
         doctor::TESTS,
+        watch::TESTS,
         changes::TESTS,
         storm::TESTS,
         hostile::TESTS,
@@ -149,6 +152,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         gone::TESTS,
         group::TESTS,
         timens::TESTS,
+        wrap::TESTS,
         library::TESTS,
         signals::TESTS,
         member::TESTS,
