@@ -9,7 +9,7 @@
  *          2. workers that wait: past their deadline: RUNNABLE; parked for
  *             too long: let run as ghosts, to sleep for real;
  *          3. workers that may run: let run, RESCUED, after hold_limit(): 50 ms after
- *             a wake-up (they may own locks of the kernel), 1 s else (the relief
+ *             a wake-up or a system call (they may own locks of the kernel), 1 s else (the relief
  *             budget, if that is less), ABSENT_NS if no server can take them;
  *          4. whoever dies, stops or freezes: at once.
  * State:   umcg_member.held, the cursor.
@@ -80,6 +80,15 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 		let_run(s);
 }
 
+/* Held worker @w was forced off inside a system call: it may own a lock of the kernel. */
+static __always_inline bool was_in_call(const struct umcg_member *w)
+{
+	struct task_struct *p = worker_task(w->sys);
+	struct umcg_task *t = p ? task_ctx(p) : NULL;
+
+	return t && t->in_call;
+}
+
 /*
  * How long @w may be held. Where nobody could run it, no server or its own blocked outside
  * of a wait, hardly; but a server that is stuck waits for those alone that may own a lock,
@@ -98,7 +107,7 @@ static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w)
 		  word_state(READ_ONCE(s->word)) == UMCG_BLOCKED;
 	if (READ_ONCE(head->stuck) ? may_own_lock(w) : blocked)
 		return ABSENT_NS;
-	if (blocked || w->why == UMCG_R_UNBLOCKED)
+	if (blocked || w->why == UMCG_R_UNBLOCKED || was_in_call(w))
 		return WOKEN_NS;
 	return limit < VOLUNTARY_NS ? limit : VOLUNTARY_NS;
 }

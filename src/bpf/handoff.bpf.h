@@ -328,6 +328,26 @@ __weak int member_dispatch(s32 cpu, struct task_struct *prev __arg_trusted,
 	return worker_request(c, cpu, prev, t, m, truth, v, now);
 }
 
+/*
+ * Server @m, let run, goes on with its wait: to sleep for real, which is no edge. Where it has
+ * something to look at it comes back from its wait instead.
+ */
+static __always_inline bool waits_on(const struct umcg_task *t, const struct umcg_member *m,
+				     u64 now)
+{
+	void *desks;
+	struct umcg_desk *desk;
+
+	if (!m->op || word_state(READ_ONCE(m->word)) != UMCG_IDLE || m->deadline_ns <= now ||
+	    group_life(t->group)->draining)
+		return false;
+	if (m->cur)
+		return true;
+	desks = desks_of(t);
+	desk = desks ? desk_at(desks, t->member) : NULL;
+	return desk && !has_news(desk) && READ_ONCE(m->parked_ns) + PARK_MAX_NS <= now;
+}
+
 /* One member that is due: true if it is on the local queue. */
 __weak int put_due(s32 cpu, u32 sys, u64 now)
 {
@@ -351,9 +371,7 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 	if (t->kind == UMCG_K_GSERVER) {
 		bool goes_on = m->op == UMCG_OP_DONE && !READ_ONCE(m->cur);
 
-		t->ghost = !goes_on && m->op && word_state(READ_ONCE(m->word)) == UMCG_IDLE &&
-			   m->deadline_ns > now && !group_life(t->group)->draining &&
-			   (m->cur || READ_ONCE(m->parked_ns) + PARK_MAX_NS <= now);
+		t->ghost = !goes_on && waits_on(t, m, now);
 		m->op = UMCG_OP_NONE;
 		t->v = m->slot_v;
 		t->clock_cpu = m->slot_cpu;

@@ -230,6 +230,8 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 		refuse(m, -EPERM);
 		op = UMCG_OP_NONE;
 	}
+	t->in_call = !op && !(enq_flags & SCX_ENQ_WAKEUP) &&
+		     kick_source_of(m, READ_ONCE(m->word)) != UMCG_S_SIGNAL && in_kernel(p, t);
 	if (READ_ONCE(m->slot)) {
 		count(grp_late);
 		slot_give_back(truth, t, m, leave_reason(m), leave_nr(m), cpu, now);
@@ -395,6 +397,18 @@ static __always_inline u32 block_reason(u64 flags)
 	       flags & UMCG_F_STOPPED ? UMCG_R_STOPPED : UMCG_R_BLOCKED;
 }
 
+/*
+ * Ghost server @t sleeps in its wait. Else it found something to do on its way there, and may
+ * block in that: then its workers have to be let go.
+ */
+static __always_inline bool is_asleep(const struct umcg_task *t)
+{
+	void *desks = desks_of(t);
+	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+
+	return desk && READ_ONCE(desk->asleep);
+}
+
 /* ops.quiescent with SLEEP. @flags: what it blocks in; @nr: the system call. */
 __weak int member_blocks(struct task_struct *p __arg_trusted,
 			 struct umcg_task *t __arg_nonnull, u64 flags, s32 nr, u64 now)
@@ -410,7 +424,7 @@ __weak int member_blocks(struct task_struct *p __arg_trusted,
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (t->kind == UMCG_K_GSERVER) {
 		slot_store(m, t);
-		if (ghost)
+		if (ghost && is_asleep(t))
 			return 0;
 		member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
 		if (!t->soft && !(flags & UMCG_F_STOPPED))

@@ -86,6 +86,7 @@ impl KernelGroup {
                 continue;
             }
             if truth.ev_reason.load(Relaxed) != intf::umcg_reason_UMCG_R_REFUSED {
+                self.come_back(me);
                 return Ok(self.left(me));
             }
             refused += 1;
@@ -189,7 +190,21 @@ impl KernelGroup {
         }
     }
 
+    /// Let run to sleep for real, and there was something to do: it is IDLE yet, and its
+    /// blocks were no edges. BPF takes it for RUNNING when it has given its CPU up.
+    fn come_back(&self, me: Id) {
+        if Word(self.truth(me.index()).word.load(Relaxed)).state() == Some(State::Idle) {
+            sys::yield_cpu();
+        }
+    }
+
     pub(super) fn next_listed(&self, me: Id, deadline_ns: u64) -> Result<Event> {
+        let event = self.look_and_wait(me, deadline_ns);
+        self.come_back(me);
+        event
+    }
+
+    fn look_and_wait(&self, me: Id, deadline_ns: u64) -> Result<Event> {
         let truth = self.find(me, "next_event")?;
         let desk = self.desk(me.index());
         let mut unseen = 0;
