@@ -61,7 +61,8 @@ pub fn run(filter: Option<&str>, report: &mut Report) {
     ]);
     // A backtrace does not fit into the fixed heap of scx_rustland_core, see exit.rs.
     tests.env("RUST_BACKTRACE", "0");
-    suite("cargo test", tests.args(filter), report);
+    tests.args(filter);
+    suite("cargo test", tests, report);
     loom(filter, report);
 }
 
@@ -100,25 +101,52 @@ fn loom(filter: Option<&str>, report: &mut Report) {
         .filter_map(|line| line.strip_suffix(": test"))
         .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
         .collect();
-    if !names.is_empty() {
-        suite(
-            "loom",
-            loom_tests().args(["--", "--exact"]).args(names),
-            report,
-        );
+    if names.is_empty() {
+        return;
     }
+    // A process for each CPU: threads of one would wait for its memory map, which loom changes for
+    // every stack.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let commands = (0..cpus.min(names.len()))
+        .map(|nth| {
+            let mut cmd = loom_tests();
+            cmd.args(["--", "--exact", "--test-threads=1"]);
+            cmd.args(names.iter().skip(nth).step_by(cpus));
+            cmd
+        })
+        .collect();
+    suites("loom", commands, report);
 }
 
 /// Runs one `cargo test`, its output passed on to stderr and counted.
-fn suite(name: &str, cmd: &mut Command, report: &mut Report) {
+fn suite(name: &str, cmd: Command, report: &mut Report) {
+    suites(name, vec![cmd], report);
+}
+
+/// Runs several side by side.
+fn suites(name: &str, commands: Vec<Command>, report: &mut Report) {
     say(format_args!("native: {name}"));
     let start = Instant::now();
-    let done = counted(cmd);
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let run = |cmd| scope.spawn(move || counted(cmd));
+        let threads: Vec<_> = commands.into_iter().map(run).collect();
+        let panicked = |_| Err(anyhow::anyhow!("a thread of the test runner panicked"));
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(panicked))
+            .collect()
+    });
     say(format_args!(
         "native: {name}: took {} s",
         start.elapsed().as_secs()
     ));
-    match done {
+    for end in ends {
+        count(name, end, report);
+    }
+}
+
+fn count(name: &str, end: Result<(bool, Counts)>, report: &mut Report) {
+    match end {
         Err(err) => report.fail(name, &format!("{err:#}")),
         Ok((ok, counts)) => {
             report.pass(counts.passed);
@@ -137,13 +165,13 @@ fn suite(name: &str, cmd: &mut Command, report: &mut Report) {
     }
 }
 
-fn counted(cmd: &mut Command) -> Result<(bool, Counts)> {
+fn counted(mut cmd: Command) -> Result<(bool, Counts)> {
     cmd.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = cmd
         .spawn()
-        .with_context(|| format!("cannot start: {}", proc::show(cmd)))?;
+        .with_context(|| format!("cannot start: {}", proc::show(&cmd)))?;
     let Some(out) = child.stdout.take() else {
-        bail!("no output: {}", proc::show(cmd))
+        bail!("no output: {}", proc::show(&cmd))
     };
     let mut counts = Counts::default();
     for line in BufReader::new(out).split(b'\n') {
@@ -224,14 +252,16 @@ test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         assert_eq!(counts.failures, ["m::b", "m::c"]);
     }
 
+    fn sh(script: &str) -> Command {
+        let mut cmd = Command::new("sh");
+        cmd.args(["-c", script]);
+        cmd
+    }
+
     #[test]
     fn suite_that_cannot_build_is_one_failure() {
         let mut report = Report::default();
-        suite(
-            "x",
-            Command::new("sh").args(["-c", "exit 101"]),
-            &mut report,
-        );
+        suite("x", sh("exit 101"), &mut report);
         assert!(report.summary().contains("1 failed"));
     }
 
@@ -239,7 +269,11 @@ test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
     fn suite_counts_failed_tests_without_a_name() {
         let mut report = Report::default();
         let text = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
-        suite("x", Command::new("sh").args(["-c", text]), &mut report);
-        assert!(report.summary().contains("1 passed; 2 failed; 0 skipped"));
+        suites(
+            "x",
+            vec![sh(text), sh("echo test result: ok. 4 passed")],
+            &mut report,
+        );
+        assert!(report.summary().contains("5 passed; 2 failed; 0 skipped"));
     }
 }
