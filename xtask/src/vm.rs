@@ -303,9 +303,14 @@ impl Vm {
                  -device virtio-blk-pci,drive=umcgdisk,serial=scratch"
             );
         }
-        if self.topology.is_some() && !kvm {
-            // The emulated AMD CPU has no topoext: wrong threads, and one L3 cache per CPU.
-            opts += " -cpu max,vendor=GenuineIntel";
+        if !kvm {
+            // Where these tell that `rep movsb` is quick the kernel copies and clears by it: byte by
+            // byte, under emulation.
+            opts += " -cpu max,-erms,-fsrm";
+            if self.topology.is_some() {
+                // The emulated AMD CPU has no topoext: wrong threads, and one L3 cache per CPU.
+                opts += ",vendor=GenuineIntel";
+            }
         }
         if self.icount {
             opts += " -icount shift=0,sleep=off";
