@@ -1,5 +1,6 @@
 //! Starting, watching and ending the scheduler under test.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -162,6 +163,16 @@ pub fn take_ejections() -> (u32, u32) {
     (EJECTIONS.swap(0, Relaxed), MEANT.swap(0, Relaxed))
 }
 
+/// Has every scheduler that is started without a file use the one of this name.
+const CONFIG: &str = "UMCG_VMTEST_CONFIG";
+
+fn configured(args: &[&str]) -> Vec<OsString> {
+    match std::env::var_os(CONFIG) {
+        Some(file) if !args.contains(&"--config") => vec!["--config".into(), file],
+        _ => Vec::new(),
+    }
+}
+
 impl Drop for Sched {
     fn drop(&mut self) {
         self.note_ejections();
@@ -185,6 +196,7 @@ impl Sched {
         let out = File::create(&log).context("log file")?;
         let child = Command::new(sibling("scx_umcg"))
             .args(args)
+            .args(configured(args))
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -1,5 +1,6 @@
 //! Workers that block and go on, by the hundred thousand: none is lost.
 
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -253,7 +254,10 @@ fn touch(base: usize, pages: usize, i: usize, enough: impl Fn() -> bool) -> Resu
 /// A mapped file of which no page is in memory.
 fn cold_pages(pages: usize) -> Result<usize> {
     let path = format!("{}/cold", Disk::DIR);
-    std::fs::write(&path, vec![7u8; pages * 4096])?;
+    let mut file = std::fs::File::create(&path)?;
+    for _ in 0..pages {
+        file.write_all(&[7; 4096])?;
+    }
     let file = std::fs::File::open(&path)?;
     file.sync_all().context("sync")?;
     let len = pages * 4096;

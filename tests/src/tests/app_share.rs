@@ -33,16 +33,16 @@ const SERVERS: usize = 2;
 const WORKERS: usize = 64;
 
 /// Work of a fixed number of steps.
-fn compute(steps: u64) {
+pub(super) fn compute(steps: u64) {
     let mut sum = 1u64;
     for i in 0..steps {
         sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(i));
     }
 }
 
-/// Steps that take [`PIECE_NS`] of CPU time: fixed, so that a piece is the same work for all,
+/// Steps that take `ns` of CPU time: fixed, so that a piece is the same work for all,
 /// also where time passes and nothing is computed. The quickest of some.
-fn steps_of_a_piece() -> u64 {
+pub(super) fn steps_in(ns: u64) -> u64 {
     const TRY: u64 = 1_000_000;
     let took = (0..20).map(|_| {
         let began = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
@@ -50,7 +50,7 @@ fn steps_of_a_piece() -> u64 {
         clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) - began
     });
     let least = took.min().unwrap_or(1).max(1);
-    (TRY * PIECE_NS / least).max(1)
+    (TRY * ns / least).max(1)
 }
 
 /// Pieces per second of what `start` lets loose until the flag is up: seen for 2 s, after
@@ -120,7 +120,7 @@ fn put(board: Board, at: usize, rate: f64) {
 /// The pool and pure computing under EEVDF, the group under this scheduler, in turn.
 fn sleepers() -> Result<Verdict> {
     let board = Board::new()?;
-    let steps = steps_of_a_piece();
+    let steps = steps_in(PIECE_NS);
     let mut rounds: [Vec<f64>; 3] = Default::default();
     for _ in 0..3 {
         client::spawn(move || {
@@ -162,7 +162,7 @@ fn sleepers() -> Result<Verdict> {
 }
 
 const TASKS: usize = 16;
-const PIECES: usize = 12;
+const PIECES: usize = 40;
 
 /// Seconds that tasks which only compute take.
 fn batch(servers: usize, queue: Queue, steps: u64) -> Result<f64> {
@@ -186,30 +186,48 @@ fn batch(servers: usize, queue: Queue, steps: u64) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
+/// Seconds that as much takes on plain threads.
+fn plain_batch(threads: usize, steps: u64) -> f64 {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| (0..TASKS * PIECES / threads).for_each(|_| compute(steps)));
+        }
+    });
+    began.elapsed().as_secs_f64()
+}
+
 fn scaling<const QUEUE: usize>() -> Result<Verdict> {
     in_client(LIMIT, || scale([Queue::Shared, Queue::PerServer][QUEUE]))
 }
 
-/// Two servers by one, in turn.
+/// Two servers by one, in turn. Two CPUs of a guest are not always twice one: where plain threads
+/// get less out of them, in the same rounds, so do servers.
 fn scale(queue: Queue) -> Result<()> {
-    let steps = steps_of_a_piece();
+    let steps = steps_in(PIECE_NS);
     batch(2, queue, steps)?;
     let (mut ratios, mut one_s, mut two_s) = (Vec::new(), Vec::new(), Vec::new());
+    let mut floors = Vec::new();
     for _ in 0..3 {
         let (one, two) = (batch(1, queue, steps)?, batch(2, queue, steps)?);
         ratios.push(one / two);
+        floors.push(plain_batch(1, steps) / plain_batch(2, steps));
         one_s.push(one);
         two_s.push(two);
     }
-    let ratio = median(&mut ratios);
+    let (ratio, floor) = (median(&mut ratios), median(&mut floors));
     metric(
         &format!("app_scaling_{queue:?}").to_lowercase(),
         &[
             ("ratio", ratio),
+            ("plain_ratio", floor),
             ("one_s", median(&mut one_s)),
             ("two_s", median(&mut two_s)),
         ],
     );
-    ensure!(ratio >= 1.8, "two servers by one: {ratio:.3}, at least 1.8");
+    ensure!(
+        ratio >= 1.8 || ratio >= 0.95 * floor,
+        "two servers by one: {ratio:.3}, at least 1.8, or nearly the {floor:.3} of plain threads"
+    );
     Ok(())
 }

@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &[
         tries: 3,
         ..short(
             "vm_app_faults_stall_no_server",
-            "app-stall-short,newest",
+            "app,newest",
             25,
             stalls::<FAULTS, 5>,
         )

@@ -11,7 +11,7 @@ use umcg::kernel::sys;
 use super::{Test, full, short, timed};
 use crate::cgroup::{self, Cgroup};
 use crate::client::{self, Name};
-use crate::harness::{Sched, Verdict, metric, wait_until};
+use crate::harness::{self, Sched, Verdict, metric, wait_until};
 use crate::load::{self, Hog, Spinner, shares};
 
 pub const TESTS: &[Test] = &[
@@ -96,21 +96,21 @@ fn pinned(nice: i32, cgroup: &Cgroup) -> Result<Spinner> {
 fn weights() -> Result<Verdict> {
     let (a, b) = (Cgroup::new("umcg-a")?, Cgroup::new("umcg-b")?);
     b.set("cpu.weight", "300")?;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = [pinned(0, &a)?, pinned(0, &b)?];
     within("cgroup_weights", &parts(&hogs, 4)?, &[0.25, 0.75])?;
     a.set("cpu.weight", "300")?;
     b.set("cpu.weight", "100")?;
     within("cgroup_weights_turned", &parts(&hogs, 4)?, &[0.75, 0.25])?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// a(100) { x(300): 2 hogs, nice 0 and 5; y(100): 1 hog } beside b(100): 1 hog.
 fn nested() -> Result<Verdict> {
     const NICE5: f64 = 335.0 / 1024.0;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let (a, b) = (Cgroup::new("umcg-a")?, Cgroup::new("umcg-b")?);
     let (x, y) = (a.child("x")?, a.child("y")?);
     x.set("cpu.weight", "300")?;
@@ -127,13 +127,13 @@ fn nested() -> Result<Verdict> {
         &[x0, 0.375 - x0, 0.125, 0.5],
     )?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// Two hogs in each of two cgroups, 100:300, free to use both CPUs.
 fn weights_over_cpus() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let (a, b) = (Cgroup::new("umcg-a")?, Cgroup::new("umcg-b")?);
     b.set("cpu.weight", "300")?;
     let hogs = Hog::default().start_many(4)?;
@@ -147,7 +147,7 @@ fn weights_over_cpus() -> Result<Verdict> {
         &[0.25, 0.75],
     )?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -190,7 +190,7 @@ fn cpu_max() -> Result<Verdict> {
     }
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "20000 100000")?;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let one = hogs_in(&limited, 1)?;
     std::thread::sleep(Duration::from_secs(1));
     near("cpu_max_1", cpus(&one, Duration::from_secs(5))?, 0.2)?;
@@ -199,7 +199,7 @@ fn cpu_max() -> Result<Verdict> {
     std::thread::sleep(Duration::from_secs(1));
     near("cpu_max_8", cpus(&eight, Duration::from_secs(5))?, 0.2)?;
     drop(eight);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -208,7 +208,7 @@ fn cpu_max_nested() -> Result<Verdict> {
     if let Some(skip) = without_limits() {
         return Ok(skip);
     }
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let a = Cgroup::new("umcg-max")?;
     let (x, y) = (a.child("x")?, a.child("y")?);
     a.set("cpu.max", "50000 100000")?;
@@ -225,7 +225,7 @@ fn cpu_max_nested() -> Result<Verdict> {
     ensure!(in_x <= 0.22, "x got {in_x:.3} of a CPU, at most 0.2");
     ensure!(in_y >= 0.2, "y got {in_y:.3}: its brother took its part");
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -281,7 +281,7 @@ fn cpu_max_group() -> Result<Verdict> {
     if let Some(skip) = without_limits() {
         return Ok(skip);
     }
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "20000 100000")?;
     let began = Instant::now();
@@ -316,7 +316,7 @@ fn cpu_max_group() -> Result<Verdict> {
     );
     group.result(Duration::from_secs(20))?;
     ensure!(sched.counter("edge_illegal")? == 0, "illegal edges");
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -325,7 +325,7 @@ fn cpu_max_burst() -> Result<Verdict> {
     if let Some(skip) = without_limits() {
         return Ok(skip);
     }
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "100000 1000000")?;
     limited.set("cpu.max.burst", "100000")?;
@@ -339,7 +339,7 @@ fn cpu_max_burst() -> Result<Verdict> {
     // 0.1 s of quota, 0.1 s of burst, 0.1 s that came meanwhile.
     ensure!((0.27..=0.33).contains(&got), "got {got:.3} s, wanted 0.3");
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -348,7 +348,7 @@ fn cpu_max_sleepers() -> Result<Verdict> {
     if let Some(skip) = without_limits() {
         return Ok(skip);
     }
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "30000 100000")?;
     let script = format!(
@@ -367,7 +367,6 @@ fn cpu_max_sleepers() -> Result<Verdict> {
         "hackbench got {got:.3} of a CPU, limit 0.3"
     );
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }
 
@@ -414,7 +413,7 @@ fn cpu_max_tiny<const SECS: u64>() -> Result<Verdict> {
 
 /// The cpuset of a busy cgroup changes; who waits follows.
 fn cpusets() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let set = Cgroup::new("umcg-set")?;
     let hogs = hogs_in(&set, 4)?;
     for pid in load::sleepers(4)? {
@@ -434,13 +433,13 @@ fn cpusets() -> Result<Verdict> {
     }
     sched.no_ejection()?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// Members wander between cgroups, a limited one among them, as they run and wait.
 fn moves<const SECS: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let homes = [
         Cgroup::new("umcg-a")?,
         Cgroup::new("umcg-b")?,
@@ -482,14 +481,14 @@ fn moves<const SECS: u64>() -> Result<Verdict> {
     );
     sched.no_ejection()?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// A cgroup freezes soon though its members wait: for a CPU (12 turns of 4 ms at a fifth
 /// of 2 CPUs are 120 ms), for tokens.
 fn freezes() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let (busy, limited) = (Cgroup::new("umcg-a")?, Cgroup::new("umcg-max")?);
     limited.set("cpu.max", "1000 1000000")?;
     let around = Hog::default().start_many(4)?;
@@ -534,6 +533,6 @@ fn freezes() -> Result<Verdict> {
     );
     sched.no_ejection()?;
     drop(around);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, timed};
-use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
+use crate::harness::{self, Sched, Verdict, adopt, metric, wait_until};
 use crate::load::{self, Hog, Spinner, shares};
 
 pub const TESTS: &[Test] = &[timed(
@@ -158,7 +158,7 @@ fn what_changes() -> Result<Verdict> {
 
     fs::write("/proc/sys/kernel/sched_autogroup_enabled", "1")?;
     let eevdf = lone_session()?;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let ours = lone_session()?;
     metric(
         "what_changes",
@@ -171,6 +171,6 @@ fn what_changes() -> Result<Verdict> {
     cpu_limit().context("RLIMIT_CPU")?;
     nice_limit().context("RLIMIT_NICE")?;
     accounts()?;
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }

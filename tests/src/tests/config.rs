@@ -25,9 +25,9 @@ pub const TESTS: &[Test] = &[
         6,
         reload,
     ),
-    timed("vm_config_groups_share_a_cpu", "config", 12, share),
-    short("vm_config_threads_change_groups", "config", 14, change),
-    short("vm_config_groups_have_policies", "config", 8, policies),
+    timed("vm_config_groups_share_a_cpu", "cgroup", 12, share),
+    short("vm_config_threads_change_groups", "cgroup", 14, change),
+    short("vm_config_groups_have_policies", "cgroup", 8, policies),
     short(
         "vm_config_reloads_lose_nobody",
         "see,newest",

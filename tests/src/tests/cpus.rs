@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short};
 use crate::cgroup::{self, Cgroup};
-use crate::harness::{Sched, Verdict, metric, sibling, wait_until};
+use crate::harness::{self, Sched, Verdict, metric, sibling, wait_until};
 use crate::leak::Held;
 use crate::load::{self, Hog, Spinner, shares};
 use crate::unkind::Unkind;
@@ -241,7 +241,7 @@ fn smt() -> Result<Verdict> {
 }
 
 fn hotplug_cycles() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog::default().start_many(3)?;
     let mixed = ["churn", "handoff", "micro"].map(Unkind::start);
     for load in &mixed {
@@ -263,7 +263,7 @@ fn hotplug_cycles() -> Result<Verdict> {
         "three hogs got {total:.2} s of 3 s after 50 cycles"
     );
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -345,7 +345,7 @@ impl Awake {
 }
 
 fn ten_thousand() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let before = Held::settled(&sched)?;
     let load = Unkind::start("threads")?;
     let began = Instant::now();
@@ -370,7 +370,7 @@ fn ten_thousand() -> Result<Verdict> {
         before,
         Held::now(&sched)?
     );
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -453,7 +453,7 @@ fn reused_pids() -> Result<Verdict> {
 
 /// What the frequency governor is told: no machine here has one, but the kernel takes it.
 fn frequency() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let told = |cpu: usize| -> Result<f64> {
         let status = sched.status()?;
         status["cpus"][cpu]["perf_pct"].as_f64().context("perf_pct")
@@ -493,6 +493,5 @@ fn frequency() -> Result<Verdict> {
     ensure!((35.0..=95.0).contains(&mean), "half busy: told {mean:.0} %");
     ensure!(settled(1, 0.0..=30.0), "idle again: told {} %", told(1)?);
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }

@@ -24,52 +24,52 @@ use crate::seccomp::{deny_bpf, without_bpf};
 const EPERM: i32 = libc::EPERM;
 
 pub const TESTS: &[Test] = &[
-    short("vm_denied_cycles_unprivileged", "denied,newest", 12, || {
+    short("vm_denied_cycles_unprivileged", "member,newest", 12, || {
         without_bpf(EPERM, group::cycles::<300>)
     }),
-    short("vm_denied_switch_unprivileged", "denied,newest", 4, || {
+    short("vm_denied_switch_unprivileged", "member,newest", 4, || {
         without_bpf(libc::ENOSYS, group::switch_ping_pong)
     }),
-    short("vm_denied_kick_unprivileged", "denied,newest", 6, || {
+    short("vm_denied_kick_unprivileged", "member,newest", 6, || {
         without_bpf(libc::EACCES, group::kick)
     }),
     // Its server blocks between two kicks; a busy host may keep it there until the relief valve
     // lets the worker run without a slot, which refuses a kick.
     timed(
         "vm_denied_kick_by_handler_unprivileged",
-        "denied,newest",
+        "member,newest",
         3,
         || without_bpf(EPERM, signals::kick_by_handler),
     ),
-    short("vm_denied_api_unprivileged", "denied,newest", 4, || {
+    short("vm_denied_api_unprivileged", "member,newest", 4, || {
         without_bpf(EPERM, library::api)
     }),
-    short("vm_denied_runtime_unprivileged", "denied,newest", 6, || {
+    short("vm_denied_runtime_unprivileged", "member,newest", 6, || {
         without_bpf(EPERM, library::runtime)
     }),
     short(
         "vm_denied_two_processes_unprivileged",
-        "denied,newest",
+        "member,newest",
         4,
         || without_bpf(EPERM, library::two_processes),
     ),
-    short("vm_denied_later_unprivileged", "denied,newest", 3, later),
+    short("vm_denied_later_unprivileged", "member,newest", 3, later),
     short(
         "vm_denied_handlers_unprivileged",
-        "denied,newest",
+        "member,newest",
         4,
         handlers,
     ),
     short(
         "vm_denied_namespace_unprivileged",
-        "denied,newest",
+        "member,newest",
         3,
         namespace,
     ),
-    short("vm_denied_forged_unprivileged", "denied,newest", 5, forged),
+    short("vm_denied_forged_unprivileged", "member,newest", 5, forged),
     short(
         "vm_denied_partial_unprivileged",
-        "denied,newest",
+        "member,newest",
         12,
         partial,
     ),

@@ -13,7 +13,7 @@ use umcg::backend::Backend;
 use super::{Test, short};
 use crate::cgroup::Cgroup;
 use crate::client;
-use crate::harness::{Sched, Verdict, adopt, sibling, wait_until};
+use crate::harness::{self, Sched, Verdict, adopt, sibling, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
@@ -198,7 +198,7 @@ fn idle_group() -> Result<()> {
 
 /// Members of a group that nobody wakes, and a hog whose cgroup has used its time up.
 fn held_back() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let client = client::spawn(idle_group)?;
     until(client.pid, "a server without work", |v| {
         v["member"]["server"] == true
@@ -232,7 +232,7 @@ fn held_back() -> Result<Verdict> {
             v["queue"]["name"] == "throttle" && says(v, "why", "used up its cpu.max")
         })?;
     }
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 

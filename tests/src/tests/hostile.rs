@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, median, metric, sysfs, wait_until};
+use crate::harness::{self, Sched, Verdict, median, metric, sysfs, wait_until};
 use crate::leak::Held;
 use crate::load::{self, Hog, shares};
 use crate::unkind::{SET, Unkind};
@@ -156,7 +156,7 @@ fn beside_eevdf() -> Result<Verdict> {
 /// The set, one load after the other; then, for `LONG` seconds, all of it in turn once more.
 /// The probes only have to go on: how late they are beside EEVDF takes more than one pass.
 fn set<const LONG: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     // Loads leave caches of their own behind, in the kernel too.
     probed(SET[0], 1)?;
     std::thread::sleep(Duration::from_secs(3));
@@ -197,7 +197,7 @@ fn set<const LONG: u64>() -> Result<Verdict> {
             sched.counter(zero)?
         );
     }
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -254,7 +254,7 @@ fn crowd<const NICE: usize>() -> Result<Verdict> {
 /// Nice 19 that sleeps for a microsecond per slice, beside nice 0 on one CPU: 15 : 1024 by
 /// the weights. A sleep must not forgive what it ran for.
 fn debt() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hog = Hog {
         cpu: Some(0),
         ..Hog::default()
@@ -279,7 +279,7 @@ fn debt() -> Result<Verdict> {
         "nice 19 with naps got {:.1} % beside nice 0",
         share * 100.0
     );
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -314,7 +314,7 @@ fn polling() -> Result<Verdict> {
         Ok(load) => load,
         Err(err) => return Ok(Verdict::Skip(format!("no polling io_uring: {err:#}"))),
     };
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog {
         cpu: Some(0),
         ..Hog::default()
@@ -329,7 +329,7 @@ fn polling() -> Result<Verdict> {
         got * 100.0
     );
     drop((load, hogs));
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short};
-use crate::harness::{Sched, Verdict, mean_ejections, metric, sysfs, wait_until};
+use crate::harness::{self, Sched, Verdict, mean_ejections, metric, sysfs, wait_until};
 use crate::load::{self, Hog, shares};
 use crate::unkind::Unkind;
 
@@ -179,6 +179,7 @@ fn error_under_load() -> Result<Verdict> {
 
 /// total_bw: the deadline servers' bandwidth of each CPU is the same before, while and after.
 fn total_bw() -> Result<Verdict> {
+    harness::end_shared();
     let read = || -> Result<Vec<String>> {
         let text = fs::read_to_string("/sys/kernel/debug/sched/debug")?;
         let lines = text.lines().filter(|l| l.contains("dl_bw->total_bw"));
@@ -202,7 +203,7 @@ fn total_bw() -> Result<Verdict> {
 /// enq_last: forced off a CPU where nobody else waits, a worker goes on at once. `resumed`
 /// and the quantum do not apply: a kick is what is asked for.
 fn enq_last() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog {
         cpu: Some(1),
         ..Hog::default()
@@ -223,24 +224,24 @@ fn enq_last() -> Result<Verdict> {
     );
     ensure!(forced > 10, "50 kicks forced it off {forced} times");
     ensure!(got > 0.8, "a lone hog got {got:.2} s of 1 s after kicks");
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// The load that scx's CI gives each scheduler.
 fn ci_load() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let load = "stress-ng -t 31 --aggressive -M -c 2 -f 2 \
                 --affinity 1 --affinity-delay 1 --affinity-pin";
     let words: Vec<_> = load.split_whitespace().collect();
     load::run(Duration::from_secs(150), &words)?;
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 /// allowed_cpus, select_cpu: whatever is idle, nobody starts where it may not run.
 fn allowed_cpus() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let pids = load::sleepers(6)?;
     for (i, &pid) in pids.iter().enumerate() {
         load::pin(pid, i % 2);
@@ -260,6 +261,5 @@ fn allowed_cpus() -> Result<Verdict> {
         std::thread::sleep(Duration::from_millis(5));
     }
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, mean_ejections, metric, sibling, sysfs, wait_until};
+use crate::harness::{self, Sched, Verdict, mean_ejections, metric, sibling, sysfs, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
@@ -310,7 +310,7 @@ fn hotplug() -> Result<Verdict> {
             "this machine has no CPU 1 to take away".into(),
         ));
     }
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog::default().start_many(3)?;
     for _ in 0..3 {
         fs::write(online, "0")?;
@@ -331,7 +331,7 @@ fn hotplug() -> Result<Verdict> {
     }
     sched.no_ejection()?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 

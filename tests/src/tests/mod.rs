@@ -38,6 +38,7 @@ mod partial;
 mod policy;
 mod preempt;
 mod preempt_churn;
+mod preempt_load;
 mod published;
 mod see;
 mod servers;
@@ -145,6 +146,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         policy::TESTS,
         preempt::TESTS,
         preempt_churn::TESTS,
+        preempt_load::TESTS,
         hammer::TESTS,
         stamps::TESTS,
         idle::TESTS,

@@ -7,7 +7,7 @@ use super::{Test, ends, group, library, member, published, servers, short, signa
 use crate::harness::{Verdict, in_partial_mode};
 
 const fn of(name: &'static str, seconds: u32, run: fn() -> Result<Verdict>) -> Test {
-    short(name, "partial,newest", seconds, run)
+    short(name, "member,newest", seconds, run)
 }
 
 pub const TESTS: &[Test] = &[

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, median, metric};
+use crate::harness::{self, Sched, Verdict, median, metric};
 use crate::load::{self, Hog, shares};
 
 pub const TESTS: &[Test] = &[
@@ -40,7 +40,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn pinned() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog {
         cpu: Some(0),
         ..Hog::default()
@@ -56,14 +56,14 @@ fn pinned() -> Result<Verdict> {
         share * 100.0
     );
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 fn nice() -> Result<Verdict> {
     // sched_prio_to_weight: nice 0 = 1024, nice 5 = 335.
     const WANT: f64 = 1024.0 / 335.0;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = [
         Hog {
             cpu: Some(0),
@@ -86,7 +86,7 @@ fn nice() -> Result<Verdict> {
         "nice 0 : nice 5 = {ratio:.3}, weights {WANT:.3}"
     );
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
@@ -122,7 +122,7 @@ fn classes() -> Result<Verdict> {
     const NORMAL: i32 = libc::SCHED_OTHER;
     const BATCH: i32 = libc::SCHED_BATCH;
     const IDLE: i32 = libc::SCHED_IDLE;
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let normal = preemptions(&sched, NORMAL, NORMAL)?;
     let batch = preemptions(&sched, NORMAL, BATCH)?;
     let idle = preemptions(&sched, BATCH, IDLE)?;
@@ -144,7 +144,7 @@ fn classes() -> Result<Verdict> {
     // Others wake up on this machine, too.
     ensure!(batch < normal / 3.0, "SCHED_BATCH: {batch} of {normal}");
     ensure!(idle < normal / 3.0, "SCHED_IDLE: {idle} of {normal}");
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 

@@ -6,38 +6,38 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Test, full, short, timed};
-use crate::harness::{Sched, Verdict, metric};
+use crate::harness::{self, Sched, Verdict, metric};
 use crate::load::{self, Hog, perf_bench, run};
 
 pub const TESTS: &[Test] = &[
     short(
         "vm_hogs_and_cyclictest",
-        "storm,newest",
+        "share,newest",
         14,
         hogs_cyclictest::<10>,
     ),
     full(
         "vm_full_hogs_and_cyclictest_60s",
-        "storm,newest",
+        "share,newest",
         70,
         hogs_cyclictest::<60>,
     ),
-    short("vm_benchmarks_end", "storm,newest", 20, benchmarks::<1>),
+    short("vm_benchmarks_end", "share,newest", 20, benchmarks::<1>),
     full(
         "vm_full_benchmarks_five_times",
-        "storm,newest",
+        "share,newest",
         90,
         benchmarks::<5>,
     ),
-    short("vm_fork_exec_storm", "storm,newest", 14, fork_exec::<8>),
+    short("vm_fork_exec_storm", "share,newest", 14, fork_exec::<8>),
     full(
         "vm_full_fork_exec_storm_60s",
-        "storm,newest",
+        "share,newest",
         75,
         fork_exec::<60>,
     ),
-    short("vm_affinity_nice_churn", "storm,newest", 14, churn::<8>),
-    short("vm_edges_are_conserved", "storm,newest", 8, conserved),
+    short("vm_affinity_nice_churn", "share,newest", 14, churn::<8>),
+    short("vm_edges_are_conserved", "share,newest", 8, conserved),
     timed(
         "vm_idle_machine_stays_idle",
         "long,newest,append=psi=1",
@@ -53,7 +53,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn hogs_cyclictest<const SECS: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let hogs = Hog::default().start_many(4)?;
     let secs = SECS.to_string();
     let text = run(
@@ -66,12 +66,12 @@ fn hogs_cyclictest<const SECS: u64>() -> Result<Verdict> {
     }
     sched.no_ejection()?;
     drop(hogs);
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
 fn benchmarks<const ROUNDS: usize>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     for _ in 0..ROUNDS {
         let messaging = load::messaging()?;
         let pipe = perf_bench(&["sched", "pipe", "-l", "5000"])?;
@@ -82,12 +82,11 @@ fn benchmarks<const ROUNDS: usize>() -> Result<Verdict> {
         metric("benchmarks", &[("messaging", messaging), ("pipe", pipe)]);
     }
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }
 
 fn fork_exec<const SECS: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let secs = format!("{SECS}s");
     run(
         Duration::from_secs(SECS * 2 + 60),
@@ -104,13 +103,12 @@ fn fork_exec<const SECS: u64>() -> Result<Verdict> {
         ],
     )?;
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }
 
 /// Affinity, nice and class of running and waiting tasks change all the time.
 fn churn<const SECS: u64>() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     let pids = load::sleepers(4)?;
     let began = Instant::now();
     let mut ops = 0u64;
@@ -127,12 +125,11 @@ fn churn<const SECS: u64>() -> Result<Verdict> {
     }
     metric("churn", &[("ops", ops as f64)]);
     sched.no_ejection()?;
-    sched.stop()?;
     Ok(Verdict::Ok)
 }
 
 fn conserved() -> Result<Verdict> {
-    let sched = Sched::start(&[])?;
+    let sched = harness::shared()?;
     load::messaging()?;
     perf_bench(&["sched", "pipe", "-l", "2000"])?;
     let status = sched.status()?;
@@ -159,7 +156,7 @@ fn conserved() -> Result<Verdict> {
         "conserved",
         &[("blocks", blocks as f64), ("left", left as f64)],
     );
-    sched.stop()?;
+    sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
 
