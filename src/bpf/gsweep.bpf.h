@@ -9,8 +9,9 @@
  *          2. workers that wait: past their deadline: RUNNABLE; parked for
  *             too long: let run as ghosts, to sleep for real;
  *          3. workers that may run: let run, RESCUED, after hold_limit(): 50 ms after
- *             a wake-up or a system call (they may own locks of the kernel), 1 s else (the relief
- *             budget, if that is less), ABSENT_NS if no server can take them;
+ *             a wake-up, or forced off in a system call (they may own locks of the
+ *             kernel), 1 s else (the relief budget, if that is less), ABSENT_NS if
+ *             no server can take them;
  *          4. whoever dies, stops or freezes: at once.
  * State:   umcg_member.held, the cursor.
  * Called from: the relief timer (softirq).
@@ -80,7 +81,10 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 		let_run(s);
 }
 
-/* Held worker @w was forced off inside a system call: it may own a lock of the kernel. */
+/*
+ * Held worker @w was forced off its slot inside a system call: it may own a lock of the kernel.
+ * It is let run for that once.
+ */
 static __always_inline bool was_in_call(const struct umcg_member *w)
 {
 	struct task_struct *p = worker_task(w->sys);
@@ -94,7 +98,7 @@ static __always_inline bool was_in_call(const struct umcg_member *w)
  * of a wait, hardly; but a server that is stuck waits for those alone that may own a lock,
  * the others would only be in their way.
  */
-static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w)
+static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w, u64 held)
 {
 	struct umcg_group *head = group_head(truth);
 	struct umcg_member *s = w->home ? member_at(truth, w->home) : NULL;
@@ -107,7 +111,7 @@ static __always_inline u64 hold_limit(void *truth, const struct umcg_member *w)
 		  word_state(READ_ONCE(s->word)) == UMCG_BLOCKED;
 	if (READ_ONCE(head->stuck) ? may_own_lock(w) : blocked)
 		return ABSENT_NS;
-	if (blocked || w->why == UMCG_R_UNBLOCKED || was_in_call(w))
+	if (blocked || w->why == UMCG_R_UNBLOCKED || (held > WOKEN_NS && was_in_call(w)))
 		return WOKEN_NS;
 	return limit < VOLUNTARY_NS ? limit : VOLUNTARY_NS;
 }
@@ -130,7 +134,7 @@ static __always_inline void sweep_worker(u32 g, u32 idx, void *truth,
 		}
 		return;
 	}
-	if (held > hold_limit(truth, w))
+	if (held > hold_limit(truth, w, held))
 		let_run(w);
 }
 

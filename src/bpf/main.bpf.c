@@ -86,6 +86,8 @@ bool BPF_STRUCT_OPS(umcg_yield, struct task_struct *from, struct task_struct *to
 	if (t) {
 		if (t->asked && asked_call(from, t))
 			return false;	/* it has to learn who it is before it is held */
+		if (t->ghost && server_comes_back(t, umcg_now()))
+			return false;
 		t->yielded = 1;
 		if (t->kind == UMCG_K_WORKER)
 			count(yields);

@@ -230,8 +230,8 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 		refuse(m, -EPERM);
 		op = UMCG_OP_NONE;
 	}
-	t->in_call = !op && !(enq_flags & SCX_ENQ_WAKEUP) &&
-		     kick_source_of(m, READ_ONCE(m->word)) != UMCG_S_SIGNAL && in_kernel(p, t);
+	t->in_call = !op && READ_ONCE(m->slot) && in_kernel(p, t) &&
+		     kick_source_of(m, READ_ONCE(m->word)) != UMCG_S_SIGNAL;
 	if (READ_ONCE(m->slot)) {
 		count(grp_late);
 		slot_give_back(truth, t, m, leave_reason(m), leave_nr(m), cpu, now);
@@ -354,6 +354,24 @@ static __always_inline void server_running_app(struct umcg_task *t,
 	unjam(head, t->member);
 }
 
+/*
+ * A ghost server found something to do on its way to sleep, and says so by a yield that asks for
+ * nothing: it is RUNNING from here on, in the slice that it has.
+ */
+__weak int server_comes_back(struct umcg_task *t __arg_nonnull, u64 now)
+{
+	void *truth = truth_of(t), *desks = desks_of(t);
+	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
+	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+
+	if (t->kind != UMCG_K_GSERVER || !m || !desk || READ_ONCE(desk->op))
+		return 0;
+	t->ghost = 0;
+	server_running_app(t, m, truth, now);
+	return 1;
+	/* pairs with the library's come_back() */
+}
+
 /* The group's side of ops.running; the system group's follows. */
 __weak int member_running(struct task_struct *p __arg_trusted,
 			  struct umcg_task *t __arg_nonnull, u64 now)
@@ -398,15 +416,34 @@ static __always_inline u32 block_reason(u64 flags)
 }
 
 /*
- * Ghost server @t sleeps in its wait. Else it found something to do on its way there, and may
- * block in that: then its workers have to be let go.
+ * Server @t sleeps in its wait: let run to do so, or again while its slot is out. Any other block
+ * is one of its own code, on the way there too: then its workers have to be let go.
  */
-static __always_inline bool is_asleep(const struct umcg_task *t)
+static __always_inline bool sleeps_in_wait(const struct umcg_task *t,
+					   const struct umcg_member *m, bool ghost)
 {
 	void *desks = desks_of(t);
 	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
 
-	return desk && READ_ONCE(desk->asleep);
+	return t->soft && desk && READ_ONCE(desk->asleep) && (ghost || READ_ONCE(m->cur));
+}
+
+static __always_inline void server_blocks(struct umcg_task *t, struct umcg_member *m,
+					  void *truth, u64 flags, bool ghost, u64 now)
+{
+	struct umcg_group *head = group_head(truth);
+	u64 seen;
+
+	slot_store(m, t);
+	if (sleeps_in_wait(t, m, ghost)) {
+		member_edge(m, FROM(UMCG_RUNNING), UMCG_IDLE, 0, now, &seen);
+		return;
+	}
+	if (ghost && head)
+		idle_drop(head, truth, m, t->member);
+	member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
+	if (!t->soft && !(flags & UMCG_F_STOPPED))
+		jam(t, truth);
 }
 
 /* ops.quiescent with SLEEP. @flags: what it blocks in; @nr: the system call. */
@@ -423,12 +460,7 @@ __weak int member_blocks(struct task_struct *p __arg_trusted,
 		return 0;
 	m->run_ns = p->se.sum_exec_runtime - t->base_ns;
 	if (t->kind == UMCG_K_GSERVER) {
-		slot_store(m, t);
-		if (ghost && is_asleep(t))
-			return 0;
-		member_edge(m, FROM_ANY, UMCG_BLOCKED | flags, 0, now, &seen);
-		if (!t->soft && !(flags & UMCG_F_STOPPED))
-			jam(t, truth);
+		server_blocks(t, m, truth, flags, ghost, now);
 		return 0;
 	}
 	if (ghost && !READ_ONCE(m->slot) &&

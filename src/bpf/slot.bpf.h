@@ -300,6 +300,7 @@ static __always_inline void server_poke(void *truth, void *desks, u32 si)
 	if (!s || s->kind != UMCG_M_SERVER || READ_ONCE(s->cur))
 		return;
 	if (READ_ONCE(s->op) == UMCG_OP_NEXT && unhold(s)) {
+		s->op = UMCG_OP_NONE;	/* it comes back from its wait: no ghost */
 		release_to(s);
 		return;
 	}

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
-use umcg::word::State;
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
 use super::{Test, short};
@@ -23,12 +22,6 @@ pub const TESTS: &[Test] = &[
     short("vm_group_wake_before_wait", "group", 10, wake_before_wait),
     short("vm_group_wait_times_out", "group", 10, wait_times_out),
     short("vm_group_kick_preempts", "group", 10, kick),
-    short(
-        "vm_group_server_with_news_is_running_unprivileged",
-        "group",
-        3,
-        server_with_news,
-    ),
     short("vm_group_fault_is_told_apart", "group", 10, fault),
     short("vm_group_wrong_calls_are_refused", "group", 10, wrong_calls),
     short("vm_group_two_are_isolated", "group", 10, isolated),
@@ -48,7 +41,10 @@ pub const TESTS: &[Test] = &[
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// One server that is the client's main thread.
-fn with_server(members: u32, body: fn(&Arc<KernelGroup>, Id) -> Result<()>) -> Result<()> {
+pub(super) fn with_server(
+    members: u32,
+    body: fn(&Arc<KernelGroup>, Id) -> Result<()>,
+) -> Result<()> {
     let group = client::group(members)?;
     let me = group.register(Kind::Server, 0, &mut |_| {})?;
     body(&group, me)?;
@@ -56,7 +52,7 @@ fn with_server(members: u32, body: fn(&Arc<KernelGroup>, Id) -> Result<()>) -> R
     Ok(())
 }
 
-fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
+pub(super) fn in_client(body: fn() -> Result<()>) -> Result<Verdict> {
     client::in_client(LIMIT, body)
 }
 
@@ -199,42 +195,6 @@ pub(super) fn wake_before_wait() -> Result<Verdict> {
             let seen = serve(group, me, 1)?;
             join_all(vec![waiter, waker])?;
             seen.check(group)
-        })
-    })
-}
-
-/// Woken after more than 8 ms of parking: what it blocks in from then on has to be an edge, as its
-/// workers may own what it waits for.
-fn server_with_news() -> Result<Verdict> {
-    in_client(|| {
-        with_server(2, |group, me| {
-            let sleeper = worker(group, 0, |_, _| {
-                for _ in 0..20 {
-                    std::thread::sleep(Duration::from_millis(25));
-                }
-                Ok(())
-            });
-            let mut waits = 0;
-            loop {
-                let began = sys::now_ns();
-                let event = group.next_event(me, u64::MAX)?;
-                if event.reason == Reason::Exited {
-                    break;
-                }
-                if sys::now_ns() - began > 20_000_000 {
-                    waits += 1;
-                    let state = group.state(me)?.state;
-                    ensure!(state == State::Running, "back from a wait: {state:?}");
-                }
-                if let Ok(event) = group.run(me, event.worker, u64::MAX)
-                    && event.reason == Reason::Exited
-                {
-                    break;
-                }
-            }
-            join_all(vec![sleeper])?;
-            ensure!(waits > 5, "only {waits} waits of 20 ms and more");
-            Ok(())
         })
     })
 }

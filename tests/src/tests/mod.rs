@@ -33,11 +33,13 @@ mod kernel;
 mod late;
 mod library;
 mod life;
+mod long_wait;
 mod member;
 mod partial;
 mod policy;
 mod preempt;
 mod preempt_churn;
+mod preempt_latency;
 mod preempt_load;
 mod published;
 mod see;
@@ -146,6 +148,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         policy::TESTS,
         preempt::TESTS,
         preempt_churn::TESTS,
+        preempt_latency::TESTS,
         preempt_load::TESTS,
         hammer::TESTS,
         stamps::TESTS,
@@ -153,6 +156,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
+        long_wait::TESTS,
         timens::TESTS,
         wrap::TESTS,
         library::TESTS,

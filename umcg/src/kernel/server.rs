@@ -86,7 +86,6 @@ impl KernelGroup {
                 continue;
             }
             if truth.ev_reason.load(Relaxed) != intf::umcg_reason_UMCG_R_REFUSED {
-                self.come_back(me);
                 return Ok(self.left(me));
             }
             refused += 1;
@@ -101,6 +100,7 @@ impl KernelGroup {
         loop {
             let cur = truth.cur.load(Acquire);
             if cur == 0 || truth.gen_.load(Relaxed) != me.generation() {
+                self.come_back(me);
                 return Ok(());
             }
             if !self.alive() {
@@ -190,21 +190,18 @@ impl KernelGroup {
         }
     }
 
-    /// Let run to sleep for real, and there was something to do: it is IDLE yet, and its
-    /// blocks were no edges. BPF takes it for RUNNING when it has given its CPU up.
+    /// Let run to sleep for real, and there was something to do: it is IDLE yet. A yield that
+    /// asks for nothing makes it RUNNING, before it looks: from then on nobody takes it for idle.
     fn come_back(&self, me: Id) {
-        if Word(self.truth(me.index()).word.load(Relaxed)).state() == Some(State::Idle) {
+        let truth = self.truth(me.index());
+        let idle = Word(truth.word.load(Relaxed)).state() == Some(State::Idle);
+        if idle && truth.gen_.load(Relaxed) == me.generation() {
             sys::yield_cpu();
         }
+        // pairs with server_comes_back()
     }
 
     pub(super) fn next_listed(&self, me: Id, deadline_ns: u64) -> Result<Event> {
-        let event = self.look_and_wait(me, deadline_ns);
-        self.come_back(me);
-        event
-    }
-
-    fn look_and_wait(&self, me: Id, deadline_ns: u64) -> Result<Event> {
         let truth = self.find(me, "next_event")?;
         let desk = self.desk(me.index());
         let mut unseen = 0;
@@ -254,6 +251,7 @@ impl KernelGroup {
                 }
             }
             desk.asleep.swap(0, AcqRel);
+            self.come_back(me);
         }
     }
 
