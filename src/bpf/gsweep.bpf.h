@@ -66,8 +66,8 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
 	u32 cur = READ_ONCE(s->cur);
 	bool late = s->deadline_ns <= now;
 
-	if (desk && READ_ONCE(desk->asleep) &&
-	    (s->op == UMCG_OP_NONE ? has_news(desk) : !cur))
+	/* In a run, which has a target, news has to wait until the slot is back. */
+	if (desk && READ_ONCE(desk->asleep) && !cur && (has_news(desk) || s->target))
 		server_ring(s, desk);
 	if (late && cur) {
 		struct umcg_member *w = member_at(truth, cur);

@@ -183,14 +183,17 @@ static __always_inline u32 put_claimed(struct umcg_cpu *c, s32 cpu, struct umcg_
 	return put_next(c, cpu, s, w, t, v, now);
 }
 
-/* prev keeps the CPU with what is left of its slot. */
+/*
+ * prev, refused, keeps the CPU with what is left of its slot. It may ask again and be refused
+ * for ever: with nothing left it waits its turn like any worker.
+ */
 static __always_inline u32 keep_prev(struct umcg_cpu *c, struct task_struct *prev,
 				     struct umcg_member *s, u64 now)
 {
 	s64 left = s ? (s64)(s->slot_end_ns - now) : 0;
 
 	if (left < (s64)SLOT_MIN_NS)
-		left = SLOT_MIN_NS;
+		return HANDOFF_NONE;
 	scx_bpf_task_set_slice(prev, left);
 	c->granted_ns = now - c->picked_ns + left;
 	return HANDOFF_KEEP;

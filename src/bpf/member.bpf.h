@@ -230,7 +230,7 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 		refuse(m, -EPERM);
 		op = UMCG_OP_NONE;
 	}
-	t->in_call = !op && READ_ONCE(m->slot) && in_kernel(p, t) &&
+	t->in_call = !op && (t->left || READ_ONCE(m->slot)) && in_kernel(p, t) &&
 		     kick_source_of(m, READ_ONCE(m->word)) != UMCG_S_SIGNAL;
 	if (READ_ONCE(m->slot)) {
 		count(grp_late);
@@ -368,6 +368,7 @@ __weak int server_comes_back(struct umcg_task *t __arg_nonnull, u64 now)
 		return 0;
 	t->ghost = 0;
 	server_running_app(t, m, truth, now);
+	clock_move(t, bpf_get_smp_processor_id());
 	return 1;
 	/* pairs with the library's come_back() */
 }
@@ -391,7 +392,8 @@ __weak int member_running(struct task_struct *p __arg_trusted,
 			worker_running(t, m, truth, now);
 	}
 	si = t->kind == UMCG_K_GSERVER ? t->member : m->slot;
-	if (si) {
+	/* A server that wakes while its slot is out has no budget to give it. */
+	if (si && (t->kind != UMCG_K_GSERVER || !READ_ONCE(m->cur))) {
 		struct umcg_member *s = si == t->member ? m : member_at(truth, si);
 
 		if (s)
@@ -417,15 +419,18 @@ static __always_inline u32 block_reason(u64 flags)
 
 /*
  * Server @t sleeps in its wait: let run to do so, or again while its slot is out. Any other block
- * is one of its own code, on the way there too: then its workers have to be let go.
+ * is one of its own code, on the way there too: then its workers have to be let go. So they have
+ * if it is stopped or frozen there.
  */
 static __always_inline bool sleeps_in_wait(const struct umcg_task *t,
-					   const struct umcg_member *m, bool ghost)
+					   const struct umcg_member *m, u64 flags,
+					   bool ghost)
 {
 	void *desks = desks_of(t);
 	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
 
-	return t->soft && desk && READ_ONCE(desk->asleep) && (ghost || READ_ONCE(m->cur));
+	return t->soft && !(flags & UMCG_F_STOPPED) && desk && READ_ONCE(desk->asleep) &&
+	       (ghost || READ_ONCE(m->cur));
 }
 
 static __always_inline void server_blocks(struct umcg_task *t, struct umcg_member *m,
@@ -435,7 +440,7 @@ static __always_inline void server_blocks(struct umcg_task *t, struct umcg_membe
 	u64 seen;
 
 	slot_store(m, t);
-	if (sleeps_in_wait(t, m, ghost)) {
+	if (sleeps_in_wait(t, m, flags, ghost)) {
 		member_edge(m, FROM(UMCG_RUNNING), UMCG_IDLE, 0, now, &seen);
 		return;
 	}

@@ -299,8 +299,9 @@ static __always_inline void server_poke(void *truth, void *desks, u32 si)
 
 	if (!s || s->kind != UMCG_M_SERVER || READ_ONCE(s->cur))
 		return;
-	if (READ_ONCE(s->op) == UMCG_OP_NEXT && unhold(s)) {
-		s->op = UMCG_OP_NONE;	/* it comes back from its wait: no ghost */
+	/* Without a request it comes back from its wait and is no ghost. */
+	if (READ_ONCE(s->op) == UMCG_OP_NEXT &&
+	    umcg_cmpxchg(&s->op, UMCG_OP_NEXT, UMCG_OP_NONE) == UMCG_OP_NEXT && unhold(s)) {
 		release_to(s);
 		return;
 	}

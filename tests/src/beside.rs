@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::harness::{Sched, median, metric};
+use crate::harness::{Sched, end_shared, median, metric};
 
 /// One figure of a load: its name and its value, lower is better.
 pub type Figure = (&'static str, f64);
@@ -36,6 +36,7 @@ impl Rounds {
         mut discard: impl FnMut() -> Result<()>,
         mut measure: impl FnMut() -> Result<Vec<Figure>>,
     ) -> Result<Self> {
+        end_shared();
         let mut this = Self {
             counted: vec![0; counters.len()],
             ..Self::default()

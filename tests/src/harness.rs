@@ -63,7 +63,8 @@ pub fn shared() -> Result<Arc<Sched>> {
     Ok(sched)
 }
 
-/// Ends the shared scheduler, if there is one.
+/// Ends the shared scheduler, if there is one: what comes next is about the kernel's own one, or
+/// about none.
 pub fn end_shared() {
     let shared = SHARED.lock().unwrap_or_else(|e| e.into_inner()).take();
     if let Some((_, sched)) = shared {

@@ -19,7 +19,7 @@ use super::app::{Board, no_slack};
 use super::group::{futex_round_trip, private_futex};
 use super::{Test, full};
 use crate::client::{self, is_sound, join_all, worker};
-use crate::harness::{Sched, Verdict, median, metric, sibling};
+use crate::harness::{self, Sched, Verdict, median, metric, sibling};
 use crate::load;
 
 pub const TESTS: &[Test] = &[full(
@@ -39,6 +39,7 @@ const KINDS: [&str; 3] = ["nanosleep", "pipe", "futex"];
 const FIGURES: usize = 3;
 
 fn cost() -> Result<Verdict> {
+    harness::end_shared();
     let board = Board::new()?;
     // By a child, as the threads of the other side are of one.
     client::spawn(move || {

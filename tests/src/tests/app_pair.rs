@@ -14,7 +14,7 @@ use super::app::Board;
 use super::group::private_futex;
 use super::{Test, full};
 use crate::client::{self, Client, Name, is_sound, serve, worker};
-use crate::harness::{Sched, Verdict, median, metric, wait_until};
+use crate::harness::{self, Sched, Verdict, median, metric, wait_until};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
@@ -135,6 +135,7 @@ fn measure(by: By, board: Board, hog: bool, secs: u64) -> Result<(f64, f64)> {
 
 /// `N` rounds of `SECS` each, EEVDF and this scheduler in turn.
 fn pair<const N: usize, const SECS: u64>() -> Result<Verdict> {
+    harness::end_shared();
     let board = Board::new()?;
     let mut all: [Vec<f64>; 5] = Default::default();
     for _ in 0..N {

@@ -10,7 +10,7 @@ use umcg::runtime::{Builder, Queue, yield_now};
 use super::app::{Board, no_slack};
 use super::{Test, full};
 use crate::client::{self, in_client, is_sound};
-use crate::harness::{Sched, Verdict, median, metric};
+use crate::harness::{self, Sched, Verdict, median, metric};
 use crate::load::clock_ns;
 
 pub const TESTS: &[Test] = &[
@@ -119,6 +119,7 @@ fn put(board: Board, at: usize, rate: f64) {
 
 /// The pool and pure computing under EEVDF, the group under this scheduler, in turn.
 fn sleepers() -> Result<Verdict> {
+    harness::end_shared();
     let board = Board::new()?;
     let steps = steps_in(PIECE_NS);
     let mut rounds: [Vec<f64>; 3] = Default::default();

@@ -24,7 +24,7 @@ use super::app::{Board, Disk};
 use super::{Test, full, short};
 use crate::client::{self, is_sound, join_all, worker};
 use crate::cyclic::Cyclic;
-use crate::harness::{Sched, Verdict, metric};
+use crate::harness::{self, Sched, Verdict, metric};
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -77,6 +77,7 @@ const ROUNDS: usize = 16;
 fn stalls<const KIND: usize, const SECS: u64>() -> Result<Verdict> {
     let _disk = (KIND == FSYNC).then(Disk::mount).transpose()?;
     let limit = Duration::from_secs(SECS + 60);
+    harness::end_shared();
     let plain = Board::new()?;
     client::spawn(move || crowd(KIND, SECS, plain))?.result(limit)?;
     let board = Board::new()?;

@@ -157,6 +157,7 @@ fn what_changes() -> Result<Verdict> {
     classes(&["--partial"])?;
 
     fs::write("/proc/sys/kernel/sched_autogroup_enabled", "1")?;
+    harness::end_shared();
     let eevdf = lone_session()?;
     let sched = harness::shared()?;
     let ours = lone_session()?;

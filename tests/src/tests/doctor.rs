@@ -264,6 +264,7 @@ fn named(dir: &str, comm: &str) -> Result<i32> {
 }
 
 fn no_worker() -> Result<Verdict> {
+    harness::end_shared();
     refused(1, "does not run")?;
     let mut gone = Command::new("true").stdin(Stdio::null()).spawn()?;
     gone.wait()?;

@@ -683,6 +683,7 @@ fn cost_of_group() -> Result<()> {
 }
 
 fn cost() -> Result<Verdict> {
+    harness::end_shared();
     futex_round_trip(1000)?;
     let futex = futex_round_trip(COST_ROUNDS)?;
     metric("group_futex", &[("round_trip", futex)]);

@@ -42,6 +42,7 @@ mod preempt_churn;
 mod preempt_latency;
 mod preempt_load;
 mod published;
+mod refused;
 mod see;
 mod servers;
 mod share;
@@ -157,6 +158,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         gone::TESTS,
         group::TESTS,
         long_wait::TESTS,
+        refused::TESTS,
         timens::TESTS,
         wrap::TESTS,
         library::TESTS,

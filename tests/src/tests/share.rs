@@ -180,6 +180,7 @@ fn conservation<const SECS: u64>() -> Result<Verdict> {
 /// interleaved, two runs on each side, the first after each attach discarded. The
 /// ratio of the medians over all runs, and the lowest and highest of a round.
 fn messaging_ratio(name: &str, args: &[&str], rounds: usize) -> Result<f64> {
+    harness::end_shared();
     let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         load::messaging()?;

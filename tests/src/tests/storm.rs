@@ -207,6 +207,7 @@ fn voluntary_switches(pid: u32) -> Result<u64> {
 }
 
 fn idle<const SETTLE: u64, const SECS: u64>() -> Result<Verdict> {
+    harness::end_shared();
     let eevdf = Load::over(SECS)?;
     let sched = Sched::start(&[])?;
     std::thread::sleep(Duration::from_secs(SETTLE));

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::{Test, short};
-use crate::harness::{Sched, Verdict, sibling, sysfs};
+use crate::harness::{self, Sched, Verdict, sibling, sysfs};
 
 pub const TESTS: &[Test] = &[
     short("vm_bad_input_is_one_sentence", "life", 4, bad_input),
@@ -89,6 +89,7 @@ fn not_root() -> Result<Verdict> {
 }
 
 fn no_agent() -> Result<Verdict> {
+    harness::end_shared();
     let out = Command::new(sibling("scx_umcg")).arg("status").output()?;
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure!(
