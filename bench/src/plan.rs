@@ -48,7 +48,7 @@ pub type Figures = Vec<Option<f64>>;
 type Take<'a> = Box<dyn FnMut(Budget) -> Result<Figures> + 'a>;
 
 /// One way to do the same.
-pub struct Side<'a> {
+struct Side<'a> {
     name: &'static str,
     under: Under,
     take: Take<'a>,

@@ -58,9 +58,8 @@ pub fn plans(context: &Context) -> Result<Planned<'_>> {
             .side("workers", Under::Group, move |budget| {
                 by_workers(context, &workers, budget)
             })
-            .row("2-threads")
-            .beside("32-threads", "2-threads")
-            .beside("workers", "2-threads")
+            .row("32-threads")
+            .beside("2-threads", "32-threads")
             .beside("workers", "32-threads")
     };
     Ok(Planned::Here(vec![
