@@ -65,9 +65,15 @@ impl App {
                 }
             }
             Kind::Sleepers { sleep, .. } => {
+                // As if they had always done so: an exponential sleep has no memory, of a
+                // constant one any part may be left.
                 for w in 0..workers {
                     let span = sleep.draw(&mut self.random);
-                    wakes.push((within(&mut self.random, span), w));
+                    let at = match sleep {
+                        Dist::Exp(_) => now_ns + span,
+                        _ => within(&mut self.random, span),
+                    };
+                    wakes.push((at, w));
                 }
             }
             Kind::Messaging { fan, .. } => {

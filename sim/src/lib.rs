@@ -9,7 +9,8 @@
 //! - [`agent`]: servers and their turns; [`order`]: the order that BPF keeps
 //! - [`load`], [`dist`], [`app`]: what workers do
 //! - [`costs`], [`topology`]: what it costs, how far it is
-//! - [`stats`]: what a run tells; [`sweep`], [`validate`], [`chart`]: of many runs
+//! - [`stats`]: what a run tells; [`sweep`], [`validate`], [`figures`]: of many runs
+//! - [`cli`], [`show`], [`plot`], [`chart`]: the command
 //! - [`event`], [`park`], [`idle`], [`worker`]: the structures below
 
 #![forbid(unsafe_code)]
@@ -22,11 +23,13 @@ pub mod costs;
 pub mod dispatch;
 pub mod dist;
 pub mod event;
+pub mod figures;
 pub mod idle;
 pub mod load;
 pub mod machine;
 pub mod order;
 pub mod park;
+pub mod plot;
 pub mod show;
 pub mod stats;
 pub mod sweep;

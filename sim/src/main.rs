@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Error, ensure};
 use clap::Parser;
 use umcg_sim::cli::{Cli, Command, list, read_costs, sentence};
 use umcg_sim::machine::{MAX_WORKERS, Machine, Settings};
 use umcg_sim::topology::MAX_CPUS;
-use umcg_sim::{chart, costs, show, sweep, validate};
+use umcg_sim::{costs, plot, show, sweep, validate};
 
 /// What kept it from an end.
 enum Failure {
@@ -60,7 +61,11 @@ fn perform(command: Command) -> Outcome {
             json,
         } => {
             let machine = usage(run.settings(cpus, workers).and_then(Machine::new))?;
+            let began = Instant::now();
             let report = other(machine.run())?;
+            let took = began.elapsed().as_secs_f64();
+            let rate = report.events as f64 / took / 1e6;
+            eprintln!("{} events in {took:.2} s, {rate:.2} million/s", report.events);
             if json {
                 print_json(&report)
             } else {
@@ -129,7 +134,7 @@ fn perform(command: Command) -> Outcome {
             let base = usage(run.settings(1, 1))?;
             let rows = validated.as_deref().map(validate::read).transpose();
             let rows = usage(rows)?.unwrap_or_default();
-            other(chart::plot(&docs, &base, &rows, quick))?;
+            other(plot::plot(&docs, &base, &rows, quick))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Costs { costs: path } => {
