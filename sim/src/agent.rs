@@ -207,7 +207,10 @@ impl Agents {
         if staged && own && !notices.is_empty() {
             // A newcomer may come before what is staged: choose again among all.
             let mut back = Vec::new();
-            self.of(me).record.ring.recall(|choice| back.push(choice.index()));
+            self.of(me)
+                .record
+                .ring
+                .recall(|choice| back.push(choice.index()));
             for index in back {
                 let word = Word(records[index as usize].word.load(Relaxed));
                 self.tell(me, records, workers, (index, word), now_ns, &mut turn);

@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use crate::figures::{Curve, Figures, MODES, Range, WORK_NS};
+use crate::figures::{Curve, Figures, MANY_WORK_NS, MODES, Range, WORK_NS};
 use crate::stats::Report;
 
 const SIZE: (u32, u32) = (1200, 860);
@@ -27,7 +27,7 @@ type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Log, Y>>;
 
 /// What a panel shows.
 struct Panel<'a> {
-    title: &'a str,
+    title: String,
     x: &'a str,
     y: &'a str,
     curves: Vec<Vec<(f64, f64)>>,
@@ -35,6 +35,8 @@ struct Panel<'a> {
     ideal: Vec<(f64, f64)>,
     /// From here on nothing was measured.
     beyond: f64,
+    /// Where the curves are not.
+    legend: SeriesLabelPosition,
 }
 
 impl Panel<'_> {
@@ -75,7 +77,10 @@ pub fn draw(path: &Path, figures: &Figures) -> Result<()> {
 }
 
 fn curve(points: &Curve<Report>, y: impl Fn(f64, &Report) -> f64) -> Vec<(f64, f64)> {
-    points.iter().map(|(x, report)| (*x, y(*x, report))).collect()
+    points
+        .iter()
+        .map(|(x, report)| (*x, y(*x, report)))
+        .collect()
 }
 
 /// The four panels, and whether their y axis is by powers.
@@ -83,25 +88,34 @@ fn panels(figures: &Figures) -> [(Panel<'static>, bool); 4] {
     let Range { cpus, workers } = figures.range();
     // On one CPU: all of it was measured, or nothing.
     let one = if cpus >= 1 { f64::MAX } else { 0.0 };
-    let many = if cpus >= 256 { f64::from(workers) } else { 0.0 };
+    let most = figures.most_cpus();
+    let many = if cpus >= most {
+        f64::from(workers)
+    } else {
+        0.0
+    };
     let all = |curves: &[Curve<Report>], y: fn(f64, &Report) -> f64| -> Vec<Vec<(f64, f64)>> {
         curves.iter().map(|points| curve(points, y)).collect()
     };
-    let share = |title, curves, y| Panel {
-        title,
+    let share = |title: &str, curves, y, legend| Panel {
+        title: title.to_owned(),
         x: "work between two waits, µs",
         y,
         curves,
         ideal: Vec::new(),
         beyond: one,
+        legend,
     };
-    let ideal = figures.by_cpus[0].iter().map(|at| (at.0, at.0 * 1e9 / WORK_NS));
+    let ideal = figures.by_cpus[0]
+        .iter()
+        .map(|at| (at.0, at.0 * 1e9 / WORK_NS));
     [
         (
             share(
                 "one CPU, full: what workers get",
                 all(&figures.by_work, |_, it| 100.0 * it.work_share),
                 "% of CPU time",
+                SeriesLabelPosition::LowerRight,
             ),
             false,
         ),
@@ -110,28 +124,31 @@ fn panels(figures: &Figures) -> [(Panel<'static>, bool); 4] {
                 "one CPU, full: what the agent takes",
                 all(&figures.by_work, |_, it| 100.0 * it.agent_share),
                 "% of CPU time",
+                SeriesLabelPosition::UpperRight,
             ),
             false,
         ),
         (
             Panel {
-                title: "all CPUs full, 20 µs between two waits",
+                title: format!("all CPUs full, {} µs between two waits", WORK_NS / 1e3),
                 x: "CPUs",
                 y: "operations per second",
                 curves: all(&figures.by_cpus, |_, it| it.throughput),
                 ideal: ideal.collect(),
                 beyond: f64::from(cpus),
+                legend: SeriesLabelPosition::LowerRight,
             },
             true,
         ),
         (
             Panel {
-                title: "256 CPUs at 70 %, 100 µs between two waits",
+                title: format!("{most} CPUs, {} µs between two waits", MANY_WORK_NS / 1e3),
                 x: "workers",
-                y: "p99 of waits, µs",
-                curves: all(&figures.by_workers, |_, it| it.waits.p99_us),
+                y: "operations per second",
+                curves: all(&figures.by_workers, |_, it| it.throughput),
                 ideal: Vec::new(),
                 beyond: many,
+                legend: SeriesLabelPosition::LowerRight,
             },
             true,
         ),
@@ -142,7 +159,7 @@ macro_rules! chart {
     ($area:expr, $panel:expr, $ys:expr) => {{
         let (low, high) = $panel.xs();
         let mut chart = ChartBuilder::on($area)
-            .caption($panel.title, (FONT, 18))
+            .caption(&$panel.title, (FONT, 18))
             .margin(10)
             .x_label_area_size(36)
             .y_label_area_size(76)
@@ -162,8 +179,9 @@ macro_rules! chart {
 }
 
 fn percent(area: &Area<'_>, panel: &Panel<'_>) -> Result<()> {
-    let mut chart: Chart<'_, '_, RangedCoordf64> = chart!(area, panel, 0.0..100.0f64);
-    shade(&mut chart, panel, (0.0, 100.0))?;
+    let top = (panel.ys().1 / 10.0).ceil() * 10.0;
+    let mut chart: Chart<'_, '_, RangedCoordf64> = chart!(area, panel, 0.0..top);
+    shade(&mut chart, panel, (0.0, top))?;
     lines(&mut chart, panel)
 }
 
@@ -200,7 +218,7 @@ fn shade<Y: Ranged<ValueType = f64>>(
     let from = (panel.beyond * 1.05).max(low * 0.9);
     let area = Rectangle::new([(from, ys.0), (high * 1.1, ys.1)], BLACK.mix(0.06).filled());
     chart.draw_series([area]).context("cannot draw")?;
-    let at = (from * 1.05, ys.0 + (ys.1 - ys.0) * 0.01);
+    let at = (from * 1.05, ys.1 * 0.98);
     let style = (FONT, 13).into_font().color(&BLACK.mix(0.7));
     let text = Text::new("extrapolation: nothing measured here", at, style);
     chart.draw_series([text]).context("cannot draw")?;
@@ -230,7 +248,7 @@ fn lines<'a, 'b: 'a, Y: Ranged<ValueType = f64>>(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(panel.legend.clone())
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .label_font((FONT, 14))

@@ -44,10 +44,18 @@ pub enum Command {
         #[command(flatten)]
         run: RunArgs,
         /// CPUs, with commas
-        #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64,128,256")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "1,2,4,8,16,32,64,128,256"
+        )]
         cpus: Vec<u32>,
         /// Workers, with commas
-        #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000,100000,1000000")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "10,100,1000,10000,100000,1000000"
+        )]
         workers: Vec<u32>,
         /// Form of the rows
         #[arg(long, value_enum, default_value_t = Format::Csv)]
@@ -99,7 +107,7 @@ pub enum Command {
         /// Measured rows, as for `validate`; what lies beyond them is marked as extrapolation
         #[arg(long)]
         validated: Option<PathBuf>,
-        /// A tenth of the simulated time
+        /// Smaller machines, a tenth of the simulated time: to see that it works
         #[arg(long)]
         quick: bool,
         /// How; the loads are this command's own
@@ -217,7 +225,10 @@ pub fn list(name: &str, numbers: &[u32], most: u32) -> Result<()> {
 /// clap's message as one sentence.
 pub fn sentence(error: &clap::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty());
     let all: Vec<&str> = lines.collect();
     all.join(" ").trim_start_matches("error: ").to_owned()
 }

@@ -120,6 +120,9 @@ costs! {
         "a wake-up, on the waker's CPU or in its interrupt, until the wakee is queued"
         "design.md#instructions: 8,404 of a switch of `perf bench sched pipe` less `switch`; \
          the pipe's system calls are in it";
+    block = 0.0 "insns" Derived
+        "a worker's way into its sleep, before the switch"
+        "in `wake`, as that is a difference; for loads whose own system calls were counted";
     keep = 1000.0 "insns" Assumed
         "a tick after which who runs goes on"
         "-";
@@ -260,6 +263,7 @@ pub fn write(costs: &Costs, machine: &Domains) -> String {
 pub struct Prices {
     pub switch: u64,
     pub wake: u64,
+    pub block: u64,
     pub keep: u64,
     pub queue_level: u64,
     pub queue_look: u64,
@@ -286,6 +290,7 @@ impl Prices {
         Prices {
             switch: insns(costs.switch),
             wake: insns(costs.wake),
+            block: insns(costs.block),
             keep: insns(costs.keep),
             queue_level: insns(costs.queue_level),
             queue_look: insns(costs.queue_look),
@@ -299,9 +304,27 @@ impl Prices {
             policy_level: insns(costs.policy_level),
             bell: insns(costs.bell),
             idle_exit: ns(costs.idle_exit_ns),
-            ipi: [0.0, costs.ipi_llc_ns, costs.ipi_node_ns, costs.ipi_remote_ns].map(ns),
-            cold: [0.0, costs.cold_llc_ns, costs.cold_node_ns, costs.cold_remote_ns].map(ns),
-            line: [0.0, costs.line_llc_ns, costs.line_node_ns, costs.line_remote_ns].map(ns),
+            ipi: [
+                0.0,
+                costs.ipi_llc_ns,
+                costs.ipi_node_ns,
+                costs.ipi_remote_ns,
+            ]
+            .map(ns),
+            cold: [
+                0.0,
+                costs.cold_llc_ns,
+                costs.cold_node_ns,
+                costs.cold_remote_ns,
+            ]
+            .map(ns),
+            line: [
+                0.0,
+                costs.line_llc_ns,
+                costs.line_node_ns,
+                costs.line_remote_ns,
+            ]
+            .map(ns),
         }
     }
 
@@ -332,8 +355,10 @@ mod tests {
 
     #[test]
     fn costs_written_and_read_are_the_same() {
-        let mut costs = Costs::default();
-        costs.switch = 4000.5;
+        let costs = Costs {
+            switch: 4000.5,
+            ..Costs::default()
+        };
         let machine = Domains {
             llc_cpus: 4,
             node_cpus: 16,

@@ -52,10 +52,12 @@ impl Machine {
             return;
         }
         let mut cost = 0;
-        let next = self.take_here(cpu, waiting, &mut cost).or_else(|| match prev {
-            None => self.steal(cpu, &mut cost),
-            Some(_) => None,
-        });
+        let next = self
+            .take_here(cpu, waiting, &mut cost)
+            .or_else(|| match prev {
+                None => self.steal(cpu, &mut cost),
+                Some(_) => None,
+            });
         match (next, prev) {
             (Some(w), prev) => {
                 cost += prev.map_or(0, |prev| self.requeue(cpu, prev));
@@ -74,7 +76,9 @@ impl Machine {
         let worker = &mut self.workers[w as usize];
         assert_eq!(worker.place, Place::Waiting, "worker {w} runs twice");
         assert!(!self.parks.has(w), "worker {w} runs and waits");
-        let cold = self.prices.cold(self.topology.distance(worker.last_cpu, cpu));
+        let cold = self
+            .prices
+            .cold(self.topology.distance(worker.last_cpu, cpu));
         let kernel = self.prices.switch + cold + cost;
         order::clock_move(worker, &self.clocks, cpu);
         let clock = &mut self.clocks[cpu as usize];
@@ -129,7 +133,10 @@ impl Machine {
         if agent.staged() && !agent.record.ring.is_empty_hint() {
             return false;
         }
-        let (worker, record) = (&self.workers[prev as usize], &self.records[prev as usize + 1]);
+        let (worker, record) = (
+            &self.workers[prev as usize],
+            &self.records[prev as usize + 1],
+        );
         if before(head, order::key(self.order, record, worker.v, self.now)) {
             return false;
         }

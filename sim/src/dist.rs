@@ -64,9 +64,7 @@ impl Dist {
                 time_ns(long)?,
                 number(pct, 0.0, 100.0)? / 100.0,
             ),
-            ("pareto", [least, alpha]) => {
-                Dist::Pareto(time_ns(least)?, number(alpha, 1.0, 100.0)?)
-            }
+            ("pareto", [least, alpha]) => Dist::Pareto(time_ns(least)?, number(alpha, 1.0, 100.0)?),
             ("lognormal", [median, sigma]) => {
                 Dist::LogNormal(time_ns(median)?, number(sigma, 0.0, 5.0)?)
             }

@@ -131,7 +131,9 @@ mod tests {
         let (mut state, mut now, mut order) = (7u64, 0, 0u32);
         let mut pending: Vec<(u64, u32)> = Vec::new();
         for round in 0..20_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             if round % 3 != 2 {
                 let at = now + (state >> 33) % [1, 2, 50, 1_000_000][round % 4];
                 events.put(at, Event::Wake(order));

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use crate::load::Load;
 use crate::machine::{Machine, Settings};
 use crate::stats::Report;
 use crate::sweep::{Saturation, full_load, saturation};
@@ -14,14 +13,16 @@ pub const MODES: [(&str, &str); 3] = [
     ("staged, 8 ahead (fifo)", "fifo"),
     ("staged, one at a time (lifo)", "lifo"),
 ];
-/// CPUs of the curves.
-pub const CPUS: [u32; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
-/// Workers of the curves, on 256 CPUs.
-pub const WORKERS: [u32; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
+/// CPUs of the curves; a quick run has the first five.
+const CPUS: [u32; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
+/// Workers of the curves, on the most CPUs; a quick run has the first three.
+const WORKERS: [u32; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
 /// Workers per CPU where a machine is full.
-const PER_CPU: u32 = 8;
+pub const PER_CPU: u32 = 32;
 /// Work between two waits of the curves by CPUs.
 pub const WORK_NS: f64 = 20_000.0;
+/// Work between two waits of the curves by workers.
+pub const MANY_WORK_NS: f64 = 100_000.0;
 /// The share that workers have to get.
 pub const SHARE: f64 = 0.5;
 /// Errors up to which a measured row counts as met, in percent: throughput, p99 on one CPU, on more.
@@ -30,6 +31,15 @@ pub const BARS: [f64; 3] = [15.0, 15.0, 30.0];
 /// A mode's points.
 pub type Curve<T> = Vec<(f64, T)>;
 
+/// How much is run.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// Part of the simulated time.
+    time: f64,
+    cpus: &'static [u32],
+    workers: &'static [u32],
+}
+
 /// All runs of the chart.
 #[derive(Debug)]
 pub struct Figures {
@@ -37,7 +47,7 @@ pub struct Figures {
     pub by_work: Vec<Curve<Report>>,
     /// Per mode: by CPUs, all of them full.
     pub by_cpus: Vec<Curve<Report>>,
-    /// Per mode: by workers, on 256 CPUs at 70 %.
+    /// Per mode: by workers, on the most CPUs, full where there are enough of them.
     pub by_workers: Vec<Curve<Report>>,
     /// Where one CPU saturates, by what was changed, in each mode.
     pub moved: Vec<(String, Vec<Option<Saturation>>)>,
@@ -55,24 +65,45 @@ pub struct Range {
 }
 
 impl Figures {
-    /// Runs all; `quick` with a tenth of the time.
+    /// Runs all; `quick`: smaller machines, and a tenth of the time.
     ///
     /// # Errors
     ///
     /// A run cannot be made.
     pub fn run(base: &Settings, rows: &[Measured], quick: bool) -> Result<Self> {
-        let by = if quick { 0.1 } else { 1.0 };
+        let extent = match quick {
+            true => Extent {
+                time: 0.1,
+                cpus: &CPUS[..5],
+                workers: &WORKERS[..3],
+            },
+            false => Extent {
+                time: 1.0,
+                cpus: &CPUS,
+                workers: &WORKERS,
+            },
+        };
         let modes = || MODES.iter().map(|mode| with_policy(base, mode.1));
         let validated = rows.iter().map(|row| row.compare(base));
         Ok(Figures {
             validated: validated.collect::<Result<_>>()?,
-            by_work: modes().map(|it| by_work(&it, by)).collect::<Result<_>>()?,
-            by_cpus: modes().map(|it| by_cpus(&it, by)).collect::<Result<_>>()?,
-            by_workers: modes()
-                .map(|it| by_workers(&it, by))
+            by_work: modes()
+                .map(|it| by_work(&it, extent))
                 .collect::<Result<_>>()?,
-            moved: moved(base)?,
+            by_cpus: modes()
+                .map(|it| by_cpus(&it, extent))
+                .collect::<Result<_>>()?,
+            by_workers: modes()
+                .map(|it| by_workers(&it, extent))
+                .collect::<Result<_>>()?,
+            moved: moved(base, quick)?,
         })
+    }
+
+    /// The most CPUs of the curves.
+    pub fn most_cpus(&self) -> u32 {
+        let all = self.by_cpus.iter().flatten();
+        all.map(|at| at.1.cpus).max().unwrap_or(1)
     }
 
     /// What the measured rows bear out: the largest machine of a row that was met.
@@ -106,7 +137,7 @@ fn run(settings: Settings) -> Result<Report> {
     Ok(report)
 }
 
-fn by_work(base: &Settings, by: f64) -> Result<Curve<Report>> {
+fn by_work(base: &Settings, extent: Extent) -> Result<Curve<Report>> {
     let one = Settings {
         cpus: 1,
         workers: PER_CPU,
@@ -116,37 +147,42 @@ fn by_work(base: &Settings, by: f64) -> Result<Curve<Report>> {
     for step in 0..=12 {
         let work_ns = 1_000.0 * 10f64.powf(f64::from(step) / 3.0);
         let full = full_load(&one, work_ns)?;
-        let seconds = 20.0 * by * full.seconds;
+        let seconds = 20.0 * extent.time * full.seconds;
         curve.push((work_ns / 1e3, run(Settings { seconds, ..full })?));
     }
     Ok(curve)
 }
 
-fn by_cpus(base: &Settings, by: f64) -> Result<Curve<Report>> {
+fn by_cpus(base: &Settings, extent: Extent) -> Result<Curve<Report>> {
     let mut curve = Vec::new();
-    for cpus in CPUS {
+    for &cpus in extent.cpus {
         let machine = Settings {
             cpus,
             workers: cpus * PER_CPU,
             ..base.clone()
         };
         let full = full_load(&machine, WORK_NS)?;
-        let seconds = 10.0 * by * full.seconds;
+        let seconds = 10.0 * extent.time * full.seconds;
         curve.push((f64::from(cpus), run(Settings { seconds, ..full })?));
     }
     Ok(curve)
 }
 
-fn by_workers(base: &Settings, by: f64) -> Result<Curve<Report>> {
-    let load: Load = "sleepers:work=exp:100us,load=0.7".parse()?;
+fn by_workers(base: &Settings, extent: Extent) -> Result<Curve<Report>> {
+    let cpus = extent.cpus[extent.cpus.len() - 1];
     let mut curve = Vec::new();
-    for workers in WORKERS {
+    for &workers in extent.workers {
+        // Half of the time each, or together twice of what there is.
+        let cycle =
+            (MANY_WORK_NS * f64::from(workers) / f64::from(2 * cpus)).max(2.0 * MANY_WORK_NS);
+        let sleep = cycle - MANY_WORK_NS;
+        let load = format!("sleepers:work=exp:{MANY_WORK_NS:.0}ns,sleep=exp:{sleep:.0}ns");
         let settings = Settings {
-            cpus: CPUS[CPUS.len() - 1],
+            cpus,
             workers,
-            load: load.clone(),
-            seconds: by,
-            warm_up: 0.25 * by,
+            load: load.parse()?,
+            seconds: extent.time,
+            warm_up: 0.5 * extent.time,
             ..base.clone()
         };
         curve.push((f64::from(workers), run(settings)?));
@@ -154,21 +190,34 @@ fn by_workers(base: &Settings, by: f64) -> Result<Curve<Report>> {
     Ok(curve)
 }
 
+fn many(settings: &mut Settings, cpus: u32) {
+    (settings.cpus, settings.workers) = (cpus, cpus * PER_CPU);
+}
+
 /// Where one CPU saturates, and what moves that.
-fn moved(base: &Settings) -> Result<Vec<(String, Vec<Option<Saturation>>)>> {
+fn moved(base: &Settings, quick: bool) -> Result<Vec<(String, Vec<Option<Saturation>>)>> {
     type Change = fn(&mut Settings);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 11] = [
         ("as it is", |_| {}),
         ("a choice per activation", |it| it.stage = 1),
         ("64 choices per activation", |it| it.stage = 64),
         ("a switch costs half", |it| it.costs.switch /= 2.0),
         ("a wake-up costs half", |it| it.costs.wake /= 2.0),
         ("a turn costs four times as much", |it| it.costs.turn *= 4.0),
-        ("a notice costs four times as much", |it| it.costs.notice *= 4.0),
+        ("a notice costs four times as much", |it| {
+            it.costs.notice *= 4.0
+        }),
         ("an instruction takes 0.3 ns", |it| it.costs.insn_ns = 0.3),
-        ("64 CPUs", |it| (it.cpus, it.workers) = (64, 64 * PER_CPU)),
+        ("64 CPUs", |it| many(it, 64)),
+        ("256 CPUs", |it| many(it, 256)),
+        ("256 CPUs, no shared line", |it| {
+            many(it, 256);
+            let costs = &mut it.costs;
+            (costs.line_llc_ns, costs.line_node_ns, costs.line_remote_ns) = (0.0, 0.0, 0.0);
+        }),
     ];
     let mut rows = Vec::new();
+    let changes = &changes[..if quick { 2 } else { changes.len() }];
     for (name, change) in changes {
         eprintln!("saturation: {name}");
         let mut points = Vec::new();
@@ -181,7 +230,7 @@ fn moved(base: &Settings) -> Result<Vec<(String, Vec<Option<Saturation>>)>> {
             change(&mut settings);
             points.push(saturation(&settings, SHARE)?);
         }
-        rows.push((name.to_owned(), points));
+        rows.push(((*name).to_owned(), points));
     }
     Ok(rows)
 }

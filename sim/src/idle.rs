@@ -114,7 +114,10 @@ impl Idle {
             Finder::Ring(it) => {
                 let taken = server(it.take(home));
                 let passed = taken.map_or(self.cpus, |cpu| (cpu + self.cpus - prev) % self.cpus);
-                (taken, prices.stack_take + u64::from(passed) * prices.ring_look)
+                (
+                    taken,
+                    prices.stack_take + u64::from(passed) * prices.ring_look,
+                )
             }
             Finder::Mask(it) => {
                 let taken = server(it.take(home));

@@ -264,7 +264,9 @@ mod tests {
             let told = format!("{:#}", text.parse::<Load>().expect_err(text));
             assert!(told.contains(part), "{text}: {told}");
         }
-        let told = load("messaging:fan=20").resolve(1, 20).expect_err("one short");
+        let told = load("messaging:fan=20")
+            .resolve(1, 20)
+            .expect_err("one short");
         assert!(told.to_string().contains("at least 21"));
     }
 }

@@ -458,6 +458,7 @@ impl Machine {
         worker.place = Place::Blocked;
         move_word(record, self.now, State::Blocked as u64);
         self.tell_block(cpu, w);
+        self.pay(cpu, self.prices.block, Payer::Kernel);
     }
 
     /// What it has counted.
@@ -468,16 +469,19 @@ impl Machine {
             let spent: u64 = self.cpus.iter().map(|cpu| get(&cpu.spent)).sum();
             spent as f64 / all
         };
-        let got = self.records[1..].iter().zip(&self.run_before).zip(&self.workers);
+        let got = self.records[1..]
+            .iter()
+            .zip(&self.run_before)
+            .zip(&self.workers);
         let got = got.filter_map(|((record, &before), worker)| {
             let ran = record.run_ns.load(Relaxed) - before;
             let wanted = ran > 0 || worker.place == Place::Waiting;
             wanted.then(|| ran as f64 / f64::from(record.weight.load(Relaxed)))
         });
         let table = self.settings.costs.table();
-        let assumed = table.iter().filter(|it| {
-            it.origin == crate::costs::Origin::Assumed && it.value != 0.0
-        });
+        let assumed = table
+            .iter()
+            .filter(|it| it.origin == crate::costs::Origin::Assumed && it.value != 0.0);
         Report {
             load: self.settings.load.to_string(),
             policy: self.settings.policy.clone(),
@@ -519,7 +523,11 @@ impl Machine {
                 Place::Waiting => on.is_empty() && waits == 1,
                 Place::Blocked => on.is_empty() && waits == 0,
             };
-            ensure!(fits, "worker {w}: {:?}, on {on:?}, waits {waits}", worker.place);
+            ensure!(
+                fits,
+                "worker {w}: {:?}, on {on:?}, waits {waits}",
+                worker.place
+            );
         }
         let bosses = match self.settings.load.kind {
             // A boss's own work is no operation.

@@ -65,7 +65,10 @@ fn perform(command: Command) -> Outcome {
             let report = other(machine.run())?;
             let took = began.elapsed().as_secs_f64();
             let rate = report.events as f64 / took / 1e6;
-            eprintln!("{} events in {took:.2} s, {rate:.2} million/s", report.events);
+            eprintln!(
+                "{} events in {took:.2} s, {rate:.2} million/s",
+                report.events
+            );
             if json {
                 print_json(&report)
             } else {
@@ -118,7 +121,9 @@ fn perform(command: Command) -> Outcome {
             if !json {
                 print(&validate::table(&compared))?;
             }
-            let fits = compared.iter().all(|row| row.within(within_throughput, within_p99));
+            let fits = compared
+                .iter()
+                .all(|row| row.within(within_throughput, within_p99));
             Ok(if fits {
                 ExitCode::SUCCESS
             } else {
@@ -149,7 +154,7 @@ fn perform(command: Command) -> Outcome {
 fn checked(settings: anyhow::Result<Settings>) -> anyhow::Result<Settings> {
     let settings = settings?;
     let small = Settings {
-        workers: settings.workers.max(2000).min(MAX_WORKERS),
+        workers: settings.workers.clamp(2000, MAX_WORKERS),
         ..settings.clone()
     };
     Machine::new(small)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::chart;
 use crate::costs::Costs;
-use crate::figures::{BARS, Figures, MODES, SHARE};
+use crate::figures::{BARS, Figures, MODES, PER_CPU, SHARE, WORK_NS};
 use crate::machine::Settings;
 use crate::validate::{self, Measured};
 
@@ -82,7 +82,7 @@ fn head(first: &str, each: &[&str]) -> String {
 
 fn moved_table(figures: &Figures) -> String {
     let mut text = format!(
-        "Work between two waits, in µs, below which workers get less than {} % of the CPU, 8 workers \
+        "Work between two waits, in µs, below which workers get less than {} % of the CPU, {PER_CPU} workers \
          per CPU; in brackets the agent's share there:\n\n",
         100.0 * SHARE
     );
@@ -98,9 +98,10 @@ fn moved_table(figures: &Figures) -> String {
 }
 
 fn cpu_table(figures: &Figures) -> String {
-    let mut text = String::from(
-        "All CPUs full, 20 µs of work between two waits, 8 workers per CPU; per second and CPU, and \
-         the agent's share:\n\n",
+    let mut text = format!(
+        "All CPUs full, {} µs of work between two waits, {PER_CPU} workers per CPU; per second and CPU, \
+         and the agent's share:\n\n",
+        WORK_NS / 1e3
     );
     text += &head("CPUs", &["operations", "agent"]);
     for at in 0..figures.by_cpus[0].len() {
@@ -116,17 +117,20 @@ fn cpu_table(figures: &Figures) -> String {
 }
 
 fn worker_table(figures: &Figures) -> String {
-    let mut text = String::from(
-        "256 CPUs, 100 µs of work between two waits, sleeps such that all want 70 % of the machine \
-         (ten and a hundred workers cannot); million operations per second, p99 of waits in µs:\n\n",
+    let mut text = format!(
+        "{} CPUs, 100 µs of work between two waits and as long a sleep, or, where that is less, sleeps \
+         such that all want twice of the machine; million operations per second, the agent's share, \
+         p99 of waits in ms:\n\n",
+        figures.most_cpus()
     );
-    text += &head("workers", &["operations", "p99"]);
+    text += &head("workers", &["operations", "agent", "p99"]);
     for at in 0..figures.by_workers[0].len() {
         let _ = write!(text, "| {} |", figures.by_workers[0][at].0);
         for curve in &figures.by_workers {
             let report = &curve[at].1;
             let million = report.throughput / 1e6;
-            let _ = write!(text, " {million:.3} | {:.0} |", report.waits.p99_us);
+            let (agent, p99_ms) = (100.0 * report.agent_share, report.waits.p99_us / 1e3);
+            let _ = write!(text, " {million:.3} | {agent:.2} % | {p99_ms:.2} |");
         }
         text.push('\n');
     }

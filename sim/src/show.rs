@@ -20,7 +20,11 @@ pub fn table(report: &Report) -> String {
         report.seed,
         report.seconds
     );
-    let _ = writeln!(text, "  throughput   {:>14.1} operations/s", report.throughput);
+    let _ = writeln!(
+        text,
+        "  throughput   {:>14.1} operations/s",
+        report.throughput
+    );
     times(&mut text, "wait", &report.waits);
     times(&mut text, "response", &report.responses);
     let _ = writeln!(
@@ -30,7 +34,11 @@ pub fn table(report: &Report) -> String {
         100.0 * report.agent_share,
         100.0 * report.kernel_share
     );
-    let _ = writeln!(text, "  fairness     {:.4} (Jain, CPU time by weight)", report.fairness);
+    let _ = writeln!(
+        text,
+        "  fairness     {:.4} (Jain, CPU time by weight)",
+        report.fairness
+    );
     let _ = writeln!(
         text,
         "  per second   {:.0} switches  {:.0} activations  {:.0} notices  {:.0} bells",

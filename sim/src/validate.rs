@@ -156,7 +156,15 @@ pub fn table(rows: &[Compared]) -> String {
     use std::fmt::Write;
     let mut text = format!(
         "{:>5} {:>8} {:>14} {:>14} {:>8} {:>12} {:>12} {:>8}  {}\n",
-        "cpus", "workers", "model ops/s", "measured", "off %", "model p99 us", "measured", "off %", "row"
+        "cpus",
+        "workers",
+        "model ops/s",
+        "measured",
+        "off %",
+        "model p99 us",
+        "measured",
+        "off %",
+        "row"
     );
     let number = |it: Option<f64>| it.map_or("-".to_owned(), |it| format!("{it:.1}"));
     for row in rows {

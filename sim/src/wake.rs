@@ -85,9 +85,14 @@ impl Machine {
         }
         let (worker, record) = (&self.workers[w as usize], &self.records[w as usize + 1]);
         let ran = self.now.saturating_sub(it.start_ns);
-        let burst = record.avg_ns.load(Relaxed).max(record.burst_ns.load(Relaxed));
+        let burst = record
+            .avg_ns
+            .load(Relaxed)
+            .max(record.burst_ns.load(Relaxed));
         Some(Current {
-            v: worker.v.wrapping_add(order::weighted(ran, order::weight(record))),
+            v: worker
+                .v
+                .wrapping_add(order::weighted(ran, order::weight(record))),
             quiet_ns: worker.quiet_ns + ran,
             burst_ns: u64::from(burst) + ran,
         })
@@ -120,7 +125,11 @@ impl Machine {
     /// A tick on which a short wakee waits.
     pub(crate) fn tick(&mut self, cpu: u32) {
         self.cpus[cpu as usize].ticking = false;
-        let Some((head, _)) = self.parks.head(cpu).filter(|_| self.cpus[cpu as usize].want) else {
+        let Some((head, _)) = self
+            .parks
+            .head(cpu)
+            .filter(|_| self.cpus[cpu as usize].want)
+        else {
             return;
         };
         self.pay(cpu, self.prices.keep, Payer::Kernel);

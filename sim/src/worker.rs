@@ -86,7 +86,9 @@ pub fn record(w: u32, weight: u32, home: u32, now_ns: u64) -> Record {
 pub fn move_word(record: &Record, now_ns: u64, state_and_flags: u64) {
     let word = Word(record.word.load(Relaxed));
     let since = word.stamp_after(record.since_ns.load(Relaxed), now_ns);
-    record.word.store(Word::make(since, state_and_flags).0, Relaxed);
+    record
+        .word
+        .store(Word::make(since, state_and_flags).0, Relaxed);
     record.since_ns.store(since, Relaxed);
 }
 

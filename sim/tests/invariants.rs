@@ -38,7 +38,9 @@ fn run(settings: Settings) -> Report {
 /// Each policy in each mode that it has.
 fn modes() -> Vec<(&'static str, Decide)> {
     let both = [Decide::Keyed, Decide::Staged];
-    let all = NAMES.iter().flat_map(|&name| both.map(|decide| (name, decide)));
+    let all = NAMES
+        .iter()
+        .flat_map(|&name| both.map(|decide| (name, decide)));
     all.filter(|&(name, decide)| create(name, Some(decide), 4).is_ok())
         .collect()
 }
@@ -63,7 +65,12 @@ fn every_operation_ends_once_and_nobody_runs_twice() {
 
 #[test]
 fn every_idle_structure_and_depth_conserves_operations() {
-    for idle in [IdleKind::Kernel, IdleKind::Stack, IdleKind::Ring, IdleKind::Mask] {
+    for idle in [
+        IdleKind::Kernel,
+        IdleKind::Stack,
+        IdleKind::Ring,
+        IdleKind::Mask,
+    ] {
         for stage in [1, 64] {
             for policy in ["fifo", "priority"] {
                 let report = run(Settings {
@@ -104,7 +111,11 @@ fn an_empty_machine_costs_nothing() {
             ..settings(64, 1000, "request:rate=0.000001,service=1ms")
         };
         let report = Machine::new(settings).expect("legal").run().expect("a run");
-        assert_eq!(report.counts, umcg_sim::stats::Counts::default(), "{policy}");
+        assert_eq!(
+            report.counts,
+            umcg_sim::stats::Counts::default(),
+            "{policy}"
+        );
         let spent = [report.work_share, report.agent_share, report.kernel_share];
         assert_eq!(spent, [0.0; 3], "{policy}");
         assert_eq!(report.events, 0);

@@ -54,7 +54,10 @@ fn rr_and_fifo_bound_the_wait_by_the_others_slices() {
 #[test]
 fn fifo_is_in_order_and_lifo_is_not() {
     let load = "request:load=0.8,service=exp:100us";
-    let (fifo, lifo) = (run(1, 400, load, "fifo", None), run(1, 400, load, "lifo", None));
+    let (fifo, lifo) = (
+        run(1, 400, load, "fifo", None),
+        run(1, 400, load, "lifo", None),
+    );
     // The same mean, near enough, but who came last is not made to wait for the rest.
     assert!(lifo.waits.p50_us < 0.5 * fifo.waits.p50_us);
     assert!(lifo.waits.p999_us > 1.5 * fifo.waits.p999_us);

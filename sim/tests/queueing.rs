@@ -33,7 +33,10 @@ fn erlang_c(k: u32, a: f64) -> f64 {
 #[track_caller]
 fn near(what: &str, got: f64, want: f64, percent: f64) {
     let off = 100.0 * (got / want - 1.0);
-    assert!(off.abs() <= percent, "{what}: {got}, not {want}: off by {off:.2} %");
+    assert!(
+        off.abs() <= percent,
+        "{what}: {got}, not {want}: off by {off:.2} %"
+    );
 }
 
 #[test]
@@ -71,7 +74,12 @@ fn queue_md1_and_heavy_tails_follow_pollaczek_and_khinchine() {
     // Of waits in order of arrival: rho / (1 - rho) * (1 + cv^2) / 2 service times.
     let (rho, part) = (0.6, 0.6 / 0.4);
     let constant = queue(1, rho, "fifo", "100us");
-    near("M/D/1", constant.responses.mean_us, 100.0 + part * 50.0, 2.0);
+    near(
+        "M/D/1",
+        constant.responses.mean_us,
+        100.0 + part * 50.0,
+        2.0,
+    );
     let bimodal = queue(1, rho, "fifo", "bimodal:50us/1ms/10");
     let mean: f64 = 0.9 * 50.0 + 0.1 * 1000.0;
     let square = 0.9 * 50.0f64.powi(2) + 0.1 * 1000f64.powi(2);
