@@ -18,7 +18,7 @@ const CPUS: [u32; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 /// Workers of the curves, on the most CPUs; a quick run has the first three.
 const WORKERS: [u32; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
 /// Workers per CPU where a machine is full.
-pub const PER_CPU: u32 = 32;
+pub const PER_CPU: u32 = 16;
 /// Work between two waits of the curves by CPUs.
 pub const WORK_NS: f64 = 20_000.0;
 /// Work between two waits of the curves by workers.
@@ -162,7 +162,7 @@ fn by_cpus(base: &Settings, extent: Extent) -> Result<Curve<Report>> {
             ..base.clone()
         };
         let full = full_load(&machine, WORK_NS)?;
-        let seconds = 10.0 * extent.time * full.seconds;
+        let seconds = 4.0 * extent.time * full.seconds;
         curve.push((f64::from(cpus), run(Settings { seconds, ..full })?));
     }
     Ok(curve)

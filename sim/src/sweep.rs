@@ -156,12 +156,14 @@ pub struct Saturation {
     pub assumed: Vec<&'static str>,
 }
 
-/// Operations that a run of the search should see per CPU.
-const OPS: f64 = 2_000.0;
+/// Operations that a run of the search should see per CPU: so many in all, within these bounds.
+const OPS: f64 = 100_000.0;
+const OPS_LEAST: f64 = 500.0;
+const OPS_MOST: f64 = 2_000.0;
 /// What the search looks through, in ns of work.
 const LEAST_NS: f64 = 100.0;
-const MOST_NS: f64 = 1e8;
-/// Steps of bisection: to a factor of 1.01.
+const MOST_NS: f64 = 1e7;
+/// Steps of bisection: to a factor of 1.006.
 const STEPS: u32 = 11;
 
 /// A load that wants twice of what there is, with `work_ns` between two waits.
@@ -172,7 +174,8 @@ const STEPS: u32 = 11;
 pub fn full_load(base: &Settings, work_ns: f64) -> Result<Settings> {
     let load: Load = format!("sleepers:work=exp:{work_ns:.0}ns,sleep=exp:1ms,load=2").parse()?;
     // By what an operation takes with the switches around it, at a guess.
-    let seconds = OPS * (work_ns + 2e4) / 1e9;
+    let ops = (OPS / f64::from(base.cpus)).clamp(OPS_LEAST, OPS_MOST);
+    let seconds = ops * (work_ns + 2e4) / 1e9;
     Ok(Settings {
         load,
         seconds,
