@@ -5,8 +5,7 @@
 //! BPF does is modelled path by path, and each operation costs what a table says. `docs/scale.md`
 //! tells what is modelled, what is not, and what comes out.
 //!
-//! - [`machine`]: CPUs, time, the loop; its paths in [`wake`] and [`dispatch`];
-//!   [`audit`]: what it tells when it stands still
+//! - [`machine`]: CPUs, time, the loop; its paths in [`wake`] and [`dispatch`]
 //! - [`agent`]: servers and their turns; [`order`]: the order that BPF keeps
 //! - [`load`], [`dist`], [`app`]: what workers do
 //! - [`costs`], [`topology`]: what it costs, how far it is
@@ -18,7 +17,6 @@
 
 pub mod agent;
 pub mod app;
-pub mod audit;
 pub mod chart;
 pub mod cli;
 pub mod costs;
