@@ -60,8 +60,7 @@ __weak int asked_call(struct task_struct *p __arg_trusted,
 __weak int member_asks(struct task_struct *p __arg_trusted,
 		       struct umcg_task *t __arg_nonnull)
 {
-	void *desks = desks_of(t);
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 	struct umcg_group_call call = {};
 	u64 me = (u64)t->member;
 	u32 op;

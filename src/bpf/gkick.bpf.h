@@ -215,8 +215,7 @@ static __always_inline bool in_kernel(struct task_struct *p, const struct umcg_t
 __weak int put_off(struct task_struct *p __arg_trusted, struct umcg_task *t __arg_nonnull,
 		   struct umcg_member *m __arg_nonnull, s32 cpu, u64 now)
 {
-	void *desks = desks_of(t);
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 	bool section = desk && READ_ONCE(desk->nopreempt) && !t->yielded;
 	u64 step = SECTION_MAX_NS, word = READ_ONCE(m->word);
 	s64 left = m->kick_ns + SECTION_MAX_NS - now;

@@ -145,6 +145,14 @@ static __always_inline struct umcg_desk *desk_at(void *desks, u32 idx)
 	return bpf_map_lookup_elem(desks, &idx);
 }
 
+/* Of member @t. */
+static __always_inline struct umcg_desk *own_desk(const struct umcg_task *t)
+{
+	void *desks = desks_of(t);
+
+	return desks ? desk_at(desks, t->member) : NULL;
+}
+
 /* By an Id that a client gave. */
 static __always_inline struct umcg_member *member_by_id(void *truth, u64 id)
 {

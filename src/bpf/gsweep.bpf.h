@@ -87,8 +87,7 @@ static __always_inline void sweep_server(void *truth, struct umcg_desk *desk,
  */
 static __always_inline bool was_in_call(const struct umcg_member *w)
 {
-	struct task_struct *p = worker_task(w->sys);
-	struct umcg_task *t = p ? task_ctx(p) : NULL;
+	struct umcg_task *t = member_ctx(w);
 
 	return t && t->in_call;
 }

@@ -190,7 +190,7 @@ static __always_inline u32 put_claimed(struct umcg_cpu *c, s32 cpu, struct umcg_
 static __always_inline u32 keep_prev(struct umcg_cpu *c, struct task_struct *prev,
 				     struct umcg_member *s, u64 now)
 {
-	s64 left = s ? (s64)(s->slot_end_ns - now) : 0;
+	s64 left = s->slot_end_ns - now;
 
 	if (left < (s64)SLOT_MIN_NS)
 		return HANDOFF_NONE;
@@ -267,15 +267,14 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 		if (!s || !kick_stands(m))
 			return HANDOFF_NONE;
 		if (put_off(prev, t, m, cpu, now))
-			return (s64)(s->slot_end_ns - now) > (s64)SLOT_MIN_NS ?
-				keep_prev(c, prev, s, now) : HANDOFF_NONE;
+			return keep_prev(c, prev, s, now);
 		count_on(c, preempt_forced);
 	} else if (!s) {
 		/* Rescued, it is held and listed. The kernel may ask twice: see t->left. */
 		if (m->op != UMCG_OP_SWITCH || t->left)
 			return HANDOFF_AWAY;
 		refuse(m, -EPERM);
-		return keep_prev(c, prev, NULL, now);
+		return HANDOFF_NONE;
 	} else if (wake_came_first(m)) {
 		return keep_prev(c, prev, s, now);
 	}
@@ -338,7 +337,6 @@ __weak int member_dispatch(s32 cpu, struct task_struct *prev __arg_trusted,
 static __always_inline bool waits_on(const struct umcg_task *t, const struct umcg_member *m,
 				     u64 now)
 {
-	void *desks;
 	struct umcg_desk *desk;
 
 	if (!m->op || word_state(READ_ONCE(m->word)) != UMCG_IDLE || m->deadline_ns <= now ||
@@ -346,8 +344,7 @@ static __always_inline bool waits_on(const struct umcg_task *t, const struct umc
 		return false;
 	if (m->cur)
 		return true;
-	desks = desks_of(t);
-	desk = desks ? desk_at(desks, t->member) : NULL;
+	desk = own_desk(t);
 	return desk && !has_news(desk) && READ_ONCE(m->parked_ns) + PARK_MAX_NS <= now;
 }
 

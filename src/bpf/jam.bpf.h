@@ -26,11 +26,17 @@
 
 #define JAM_LOOK 128	/* workers that a server looks at; the sweep does the rest */
 
+static __always_inline struct umcg_task *member_ctx(const struct umcg_member *m)
+{
+	struct task_struct *p = worker_task(m->sys);
+
+	return p ? task_ctx(p) : NULL;
+}
+
 /* Of a worker that is held. */
 static __always_inline bool may_own_lock(const struct umcg_member *w)
 {
-	struct task_struct *p = worker_task(w->sys);
-	struct umcg_task *t = p ? task_ctx(p) : NULL;
+	struct umcg_task *t = member_ctx(w);
 
 	return !t || !t->at_border;
 }

@@ -112,8 +112,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 					void *truth, s32 cpu, u64 now)
 {
 	struct umcg_group *head = group_head(truth);
-	void *desks = desks_of(t);
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 	u64 seen;
 
 	if (!head || !desk || !m->op)
@@ -360,9 +359,9 @@ static __always_inline void server_running_app(struct umcg_task *t,
  */
 __weak int server_comes_back(struct umcg_task *t __arg_nonnull, u64 now)
 {
-	void *truth = truth_of(t), *desks = desks_of(t);
+	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 
 	if (t->kind != UMCG_K_GSERVER || !m || !desk || READ_ONCE(desk->op))
 		return 0;
@@ -426,8 +425,7 @@ static __always_inline bool sleeps_in_wait(const struct umcg_task *t,
 					   const struct umcg_member *m, u64 flags,
 					   bool ghost)
 {
-	void *desks = desks_of(t);
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 
 	return t->soft && !(flags & UMCG_F_STOPPED) && desk && READ_ONCE(desk->asleep) &&
 	       (ghost || READ_ONCE(m->cur));
@@ -533,8 +531,7 @@ static __always_inline void server_gone(struct umcg_task *t, struct umcg_group *
 static __always_inline bool leave_notice(struct umcg_task *t, struct umcg_member *m,
 					 u64 now)
 {
-	void *desks = desks_of(t);
-	struct umcg_desk *desk = desks ? desk_at(desks, t->member) : NULL;
+	struct umcg_desk *desk = own_desk(t);
 
 	if (!desk)
 		return false;

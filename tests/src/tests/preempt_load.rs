@@ -12,6 +12,7 @@ use super::{Test, full};
 use crate::client::{self, is_sound};
 use crate::harness::{self, Verdict, median, metric};
 use crate::load::{self, clock_ns};
+use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[Test {
     tries: 3,
@@ -38,22 +39,9 @@ const SATURATED: u64 = 4000;
 const ARRIVALS: u64 = 16_000;
 const ROUNDS: u64 = 5;
 
-/// splitmix64 (Steele, Lea, Flood 2014): both kinds of a round get the same arrivals.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Above 0, at most 1.
-    fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
-    }
+/// Above 0, at most 1.
+fn unit(noise: &mut Noise) -> f64 {
+    ((noise.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
 }
 
 #[derive(Clone, Copy)]
@@ -165,11 +153,12 @@ fn saturated(quantum: Duration, steps: Steps) -> Result<Served> {
 
 /// As they come: a Poisson process of `rate` per second.
 fn open(quantum: Duration, steps: Steps, rate: f64, seed: u64) -> Result<Served> {
-    let mut random = Random(seed);
+    // Both kinds of a round get the same arrivals.
+    let mut noise = Noise(seed);
     let (mut at_s, mut arrivals) = (0.0, Vec::with_capacity(ARRIVALS as usize));
     for _ in 0..ARRIVALS {
-        at_s -= random.unit().ln() / rate;
-        arrivals.push((at_s, random.next().is_multiple_of(LONG_EVERY)));
+        at_s -= unit(&mut noise).ln() / rate;
+        arrivals.push((at_s, noise.below(LONG_EVERY) == 0));
     }
     run(quantum, steps, |send| {
         let began = clock_ns(libc::CLOCK_MONOTONIC);
