@@ -14,7 +14,7 @@ use crate::tidy::{Findings, Tree};
 const GPL_ROOT: &str = "scx_umcg";
 
 /// The packages whose trees must be free of copyleft.
-const FREE_ROOTS: [&str; 3] = ["umcg", "umcg-c", "umcg-policy"];
+const FREE_ROOTS: [&str; 4] = ["umcg", "umcg-bench", "umcg-c", "umcg-policy"];
 
 /// Licences that take no more than notices.
 const PERMISSIVE: [&str; 12] = [
