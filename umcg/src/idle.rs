@@ -1,8 +1,8 @@
 //! Which servers of a group wait for events: twins of `src/bpf/gidle.bpf.h`.
 //!
 //! The protocol stands at `enum umcg_idle_kind` in `intf_group.h`; these are for the
-//! models and the stress tests, as only BPF calls the real ones. Entries, words and
-//! orders are the same. A full barrier of BPF is `fence(SeqCst)` here.
+//! models, the stress tests and the simulation (feature `twins`), as only BPF calls the real
+//! ones. Entries, words and orders are the same. A full barrier of BPF is `fence(SeqCst)` here.
 
 use crate::intf;
 use crate::sync::AtomicU64;
@@ -13,20 +13,23 @@ mod mask;
 mod ring;
 mod stack;
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
+#[allow(clippy::unwrap_used)]
 mod models;
-#[cfg(not(loom))]
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod stress;
-#[cfg(not(loom))]
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod suite;
 
-pub(crate) use mask::Mask;
-pub(crate) use ring::Ring;
-pub(crate) use stack::Stack;
+pub use mask::Mask;
+pub use ring::Ring;
+pub use stack::Stack;
 
 /// What a waker was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// This server waited and is the waker's to wake.
     Waits(u32),
     /// None waits; this one runs its own code and looks at its list before it will.
@@ -37,7 +40,7 @@ pub(crate) enum Taken {
 
 impl Taken {
     /// The server to wake.
-    pub(crate) fn waits(self) -> Option<u32> {
+    pub fn waits(self) -> Option<u32> {
         match self {
             Self::Waits(server) => Some(server),
             _ => None,
@@ -46,7 +49,7 @@ impl Taken {
 }
 
 /// The contract of the three. Servers are 1..=`count`.
-pub(crate) trait IdleServers: Send + Sync + 'static {
+pub trait IdleServers: Send + Sync + 'static {
     /// For so many servers; none waits.
     fn with_servers(count: u32) -> Self;
 

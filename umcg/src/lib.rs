@@ -72,9 +72,9 @@ pub(crate) mod futex;
 pub mod group;
 #[cfg(not(loom))]
 pub(crate) mod home;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod idle;
+#[cfg(any(test, feature = "twins"))]
+#[doc(hidden)]
+pub mod idle;
 #[cfg(not(loom))]
 pub mod kernel;
 #[cfg(not(loom))]

@@ -7,7 +7,8 @@ use crate::sync::Ordering::{AcqRel, Acquire};
 const BITS: u32 = 64;
 
 /// The home server, else the lowest.
-pub(crate) struct Mask(Box<[AtomicU64]>);
+#[derive(Debug)]
+pub struct Mask(Box<[AtomicU64]>);
 
 impl Mask {
     /// The word of `server`, and its bit there.

@@ -5,7 +5,8 @@ use crate::sync::AtomicU32;
 use crate::sync::Ordering::{AcqRel, Acquire, Release};
 
 /// Zijlstra's: no state but that of each server.
-pub(crate) struct Ring {
+#[derive(Debug)]
+pub struct Ring {
     entries: Box<[Entry]>,
     running: Box<[AtomicU32]>,
 }

@@ -11,7 +11,8 @@ pub(super) const POPS: u32 = if cfg!(loom) { 2 } else { 16 };
 const PUT_TRIES: u32 = 64;
 
 /// Oskolkov's: the server that waits for the shortest time is on top.
-pub(crate) struct Stack {
+#[derive(Debug)]
+pub struct Stack {
     /// tag << 32 | index: the tag goes up with each change.
     top: AtomicU64,
     entries: Box<[Entry]>,

@@ -1,5 +1,5 @@
 //! Licences, from `cargo metadata`: the daemon's tree goes with GPL-2.0-only, and the trees of
-//! `umcg`, `umcg-c` and `umcg-policy`, which others link, have no copyleft in them.
+//! `umcg`, `umcg-c`, `umcg-policy` and `umcg-sim`, which others link, have no copyleft in them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use crate::tidy::{Findings, Tree};
 const GPL_ROOT: &str = "scx_umcg";
 
 /// The packages whose trees must be free of copyleft.
-const FREE_ROOTS: [&str; 4] = ["umcg", "umcg-bench", "umcg-c", "umcg-policy"];
+const FREE_ROOTS: [&str; 5] = ["umcg", "umcg-bench", "umcg-c", "umcg-policy", "umcg-sim"];
 
 /// Licences that take no more than notices.
 const PERMISSIVE: [&str; 12] = [
@@ -234,14 +234,14 @@ mod tests {
         }
     }
 
-    /// scx_umcg → `dep`, umcg-policy → `lib`, umcg and umcg-c alone; a GPL-3.0 crate for tests only.
+    /// scx_umcg → `dep`, umcg-policy → `lib`, umcg, umcg-c and umcg-sim alone; a GPL-3.0 crate for tests only.
     fn metadata(dep: &str, lib: &str) -> Value {
         let package = |name: &str, licence: &str| serde_json::json!({"id": name, "name": name, "license": licence});
         let need = |name: &str, kind: Value| serde_json::json!({"pkg": name, "dep_kinds": [{"kind": kind}]});
         serde_json::json!({
             "packages": [
                 package("scx_umcg", "GPL-2.0-only"), package("umcg", "MIT"), package("umcg-c", "MIT"),
-                package("umcg-policy", "MIT"),
+                package("umcg-policy", "MIT"), package("umcg-sim", "MIT"),
                 package("dep", dep), package("lib", lib), package("for-tests", "GPL-3.0-only"),
             ],
             "resolve": {"nodes": [
