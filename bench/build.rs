@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// What the program is made of, from the top folder.
-const SOURCES: [&str; 4] = ["bench", "umcg", "policy", "Cargo.lock"];
+const SOURCES: [&str; 5] = ["bench", "sim", "umcg", "policy", "Cargo.lock"];
 
 fn main() {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]);

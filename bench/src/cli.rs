@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
+use umcg_sim::command::Failure;
 
 use crate::context::{COMMIT, Context, Settings};
 use crate::loads::{LOADS, Load, Planned};
@@ -26,6 +27,9 @@ enum Command {
     List,
     /// Runs loads by name, `all` for all of them
     Run(RunArgs),
+    /// A model of cost and scale, for machines that are not at hand
+    #[command(subcommand)]
+    Simulate(umcg_sim::cli::Command),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +93,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::List => list(),
+        Command::Simulate(command) => match umcg_sim::command::perform(command) {
+            Ok(code) => return code,
+            Err(Failure::Usage(error)) => return usage(&format!("{error:#}")),
+            Err(Failure::Other(error)) => Err(error),
+        },
         Command::Run(args) => {
             let prepared = find(&args.names).and_then(|loads| {
                 let sink = Sink::open(args.json.as_deref(), args.csv.as_deref())?;
@@ -117,7 +126,7 @@ fn usage(text: &str) -> ExitCode {
 /// What clap says, in one line.
 fn sentence(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "no command; there are list and run; see `umcg-bench --help`".into();
+        return "no command; there are list, run and simulate; see `umcg-bench --help`".into();
     }
     let text = error.to_string();
     let trim = |line: &str| {

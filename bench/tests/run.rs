@@ -59,7 +59,7 @@ fn bad_flags_are_refused_in_one_line() {
             "{args:?}"
         );
     }
-    assert!(refused(&[]).contains("no command; there are list and run"));
+    assert!(refused(&[]).contains("no command; there are list, run and simulate"));
     let said = refused(&["run", "switch", "--rounds", "1001"]);
     assert!(said.contains("1001") && said.contains("1..=1000"), "{said}");
     let said = refused(&["run", "switch", "--json", "-", "--csv", "-"]);

@@ -1,24 +1,15 @@
-//! The command line of `umcg-sim`.
+//! The command line of `umcg-bench simulate`.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use umcg_policy::Decide;
 
 use crate::costs;
 use crate::idle::IdleKind;
 use crate::load::Load;
 use crate::machine::Settings;
-
-/// A model of what scx_umcg costs and how far it scales.
-#[derive(Debug, Parser)]
-#[command(name = "umcg-sim", version)]
-pub struct Cli {
-    /// What to do
-    #[command(subcommand)]
-    pub command: Command,
-}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -161,7 +152,7 @@ pub struct RunArgs {
     /// Simulated time before that
     #[arg(long, default_value_t = 0.1)]
     pub warm_up: f64,
-    /// TOML file with [machine] and [costs]; `umcg-sim costs` prints one
+    /// TOML file with [machine] and [costs]; `umcg-bench simulate costs` prints one
     #[arg(long)]
     pub costs: Option<PathBuf>,
 }
@@ -222,25 +213,13 @@ pub fn list(name: &str, numbers: &[u32], most: u32) -> Result<()> {
     }
 }
 
-/// clap's message as one sentence.
-pub fn sentence(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty());
-    let all: Vec<&str> = lines.collect();
-    all.join(" ").trim_start_matches("error: ").to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn cli_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        Command::augment_subcommands(clap::Command::new("simulate")).debug_assert();
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! - [`load`], [`dist`], [`app`]: what workers do
 //! - [`costs`], [`topology`]: what it costs, how far it is
 //! - [`stats`]: what a run tells; [`sweep`], [`validate`], [`figures`]: of many runs
-//! - [`cli`], [`show`], [`plot`], [`chart`]: the command
+//! - [`cli`], [`command`], [`show`], [`plot`], [`chart`]: `umcg-bench simulate`
 //! - [`event`], [`park`], [`idle`], [`worker`]: the structures below
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod agent;
 pub mod app;
 pub mod chart;
 pub mod cli;
+pub mod command;
 pub mod costs;
 pub mod dispatch;
 pub mod dist;

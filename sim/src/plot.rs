@@ -1,4 +1,4 @@
-//! `umcg-sim plot`: the chart and the tables of docs/scale.md.
+//! `umcg-bench simulate plot`: the chart and the tables of docs/scale.md.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::figures::{BARS, Figures, MODES, PER_CPU, SHARE, WORK_NS};
 use crate::machine::Settings;
 use crate::validate::{self, Measured};
 
-const BEGIN: &str = "<!-- by `umcg-sim plot`: -->\n";
+const BEGIN: &str = "<!-- by `umcg-bench simulate plot`: -->\n";
 const END: &str = "<!-- end -->\n";
 
 /// Runs, draws `scale.svg` and writes the tables into `scale.md`, both in the folder `docs`.

@@ -1,4 +1,4 @@
-//! The `umcg-sim` command.
+//! What `umcg-bench simulate` does.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,43 +6,22 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Error, ensure};
-use clap::Parser;
-use umcg_sim::cli::{Cli, Command, list, read_costs, sentence};
-use umcg_sim::machine::{MAX_WORKERS, Machine, Settings};
-use umcg_sim::topology::MAX_CPUS;
-use umcg_sim::{costs, plot, show, sweep, validate};
+
+use crate::cli::{Command, RunArgs, list, read_costs};
+use crate::machine::{MAX_WORKERS, Machine, Settings};
+use crate::topology::MAX_CPUS;
+use crate::{costs, plot, show, sweep, validate};
 
 /// What kept it from an end.
-enum Failure {
-    /// What was asked for: exit code 2.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for.
     Usage(Error),
-    /// Anything else: exit code 1.
+    /// Anything else.
     Other(Error),
 }
 
 type Outcome = Result<ExitCode, Failure>;
-
-fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if error.use_stderr() => {
-            eprintln!("umcg-sim: {}", sentence(&error));
-            return ExitCode::from(2);
-        }
-        Err(help) => help.exit(),
-    };
-    match perform(cli.command) {
-        Ok(code) => code,
-        Err(Failure::Usage(error)) => {
-            eprintln!("umcg-sim: {error:#}");
-            ExitCode::from(2)
-        }
-        Err(Failure::Other(error)) => {
-            eprintln!("umcg-sim: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 fn usage<T>(result: anyhow::Result<T>) -> Result<T, Failure> {
     result.map_err(Failure::Usage)
@@ -52,7 +31,12 @@ fn other<T>(result: anyhow::Result<T>) -> Result<T, Failure> {
     result.map_err(Failure::Other)
 }
 
-fn perform(command: Command) -> Outcome {
+/// Does it; exit code 1 is for a comparison beyond its bars.
+///
+/// # Errors
+///
+/// What was asked for means nothing, or a file cannot be read or written.
+pub fn perform(command: Command) -> Outcome {
     match command {
         Command::Run {
             run,
@@ -161,13 +145,7 @@ fn checked(settings: anyhow::Result<Settings>) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-fn saturate(
-    run: &umcg_sim::cli::RunArgs,
-    cpus: &[u32],
-    per_cpu: u32,
-    share: f64,
-    json: bool,
-) -> Outcome {
+fn saturate(run: &RunArgs, cpus: &[u32], per_cpu: u32, share: f64, json: bool) -> Outcome {
     usage(list("cpus", cpus, MAX_CPUS))?;
     usage(list("per-cpu", &[per_cpu], 1000))?;
     usage((|| {

@@ -1,11 +1,12 @@
-//! The command: rows, exit codes, and one sentence for bad input.
+//! `umcg-bench simulate`: rows, exit codes, and one sentence for bad input.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn sim(args: &[&str]) -> Output {
-    let out = Command::new(env!("CARGO_BIN_EXE_umcg-sim"))
+    let out = Command::new(env!("CARGO_BIN_EXE_umcg-bench"))
+        .arg("simulate")
         .args(args)
         .output();
     out.expect("the command runs")
@@ -111,7 +112,7 @@ fn costs_printed_are_costs_read() {
 fn plot_writes_chart_and_tables_and_marks_what_was_not_measured() {
     let docs = std::env::temp_dir().join(format!("umcg-sim-docs-{}", std::process::id()));
     fs::create_dir_all(&docs).expect("a folder");
-    let marks = "# Scale\n<!-- by `umcg-sim plot`: -->\n<!-- end -->\nrest\n";
+    let marks = "# Scale\n<!-- by `umcg-bench simulate plot`: -->\n<!-- end -->\nrest\n";
     fs::write(docs.join("scale.md"), marks).expect("a file");
     let missing = sim(&["plot", "--docs", "/nonexistent/docs"]);
     assert_eq!(missing.status.code(), Some(1));
