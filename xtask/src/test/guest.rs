@@ -21,6 +21,9 @@ use crate::vm::{End, Outcome, Vm};
 
 const MAX_BOOTS: usize = 4;
 
+/// Variables that the tests in the guest read: write ceilings anew; a configuration for all of them.
+const PASSED_ON: [&str; 2] = ["UMCG_BLESS", "UMCG_VMTEST_CONFIG"];
+
 /// The test binary on one kernel.
 #[derive(Debug)]
 pub struct Bench {
@@ -90,8 +93,10 @@ impl Bench {
         plan::configure(&mut vm, word)?;
         vm.timeout = Some(plan::timeout(todo));
         vm.cwd = proc::repo().to_owned();
-        if let Some(bless) = std::env::var_os("UMCG_BLESS") {
-            vm.env.push(("UMCG_BLESS".to_owned(), bless));
+        for name in PASSED_ON {
+            if let Some(value) = std::env::var_os(name) {
+                vm.env.push((name.to_owned(), value));
+            }
         }
         let mut argv: Vec<OsString> = vec![self.binary.clone().into()];
         argv.extend(todo.iter().map(|test| OsString::from(&test.name)));
