@@ -324,7 +324,7 @@ fn facts(worker: &Worker, word: Word, now: u64) -> Facts {
 
 /// Partial mode: only SCHED_EXT threads are ours.
 fn enter_sched_ext() -> Result<()> {
-    umcg::kernel::sys::set_policy(true).map_err(|errno| {
+    umcg::kernel::sys::Class::EXT.take().map_err(|errno| {
         let err = std::io::Error::from_raw_os_error(errno);
         anyhow!("sched_setscheduler(SCHED_EXT): {err}")
     })

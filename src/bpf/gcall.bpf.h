@@ -17,7 +17,6 @@
 
 #include "gsweep.bpf.h"
 
-#define ALLOC_TRIES 128
 #define CURSOR_MAX (1U << 30)
 #define BUCKET_STEP_NS (5 * NSEC_PER_USEC)	/* 200,000 wakes and kicks a second */
 #define BUCKET_BURST_NS (50 * NSEC_PER_MSEC)	/* of which 10,000 at once */
@@ -91,7 +90,7 @@ static __always_inline bool record_claim(struct umcg_member *m)
 static __always_inline u32 member_alloc(void *truth, void *desks,
 					struct umcg_group *head, u32 kind)
 {
-	u32 first = 1, count = UMCG_GROUP_SERVERS, at = 0, idx, spare = 0;
+	u32 first = 1, count = UMCG_GROUP_SERVERS, at = 0, idx, spare = 0, passed = 0;
 	struct umcg_member *m;
 	struct umcg_desk *desk;
 	int i;
@@ -105,7 +104,7 @@ static __always_inline u32 member_alloc(void *truth, void *desks,
 	}
 	if (!count || count > UMCG_GROUP_WORKERS)
 		return 0;
-	bpf_for(i, 0, ALLOC_TRIES) {
+	bpf_for(i, 0, count) {
 		idx = first + (at + i) % count;
 		m = member_at(truth, idx);
 		desk = desk_at(desks, idx);
@@ -113,9 +112,10 @@ static __always_inline u32 member_alloc(void *truth, void *desks,
 			return 0;
 		if (READ_ONCE(m->gen) & 1)
 			continue;
-		if (READ_ONCE(desk->left_id))
+		if (READ_ONCE(desk->left_id)) {
 			spare = idx;
-		else if (record_claim(m)) {
+			passed = i;
+		} else if (record_claim(m)) {
 			if (i && kind == UMCG_M_WORKER)
 				__sync_fetch_and_add(&head->cursor, i);
 			return idx;
@@ -123,7 +123,7 @@ static __always_inline u32 member_alloc(void *truth, void *desks,
 	}
 	m = spare ? member_at(truth, spare) : NULL;
 	if (m && kind == UMCG_M_WORKER)
-		__sync_fetch_and_add(&head->cursor, ALLOC_TRIES);
+		__sync_fetch_and_add(&head->cursor, passed);
 	return m && record_claim(m) ? spare : 0;
 }
 

@@ -63,7 +63,7 @@ impl Hog {
             }
             set_class(self.class);
             if self.ext {
-                let _ = sys::set_policy(true);
+                let _ = sys::Class::EXT.take();
             }
             if let Some(cpu) = self.cpu {
                 pin(0, cpu);
@@ -395,9 +395,9 @@ pub fn perf_bench(args: &[&str]) -> Result<f64> {
 /// Runs `work` with this thread, and so what it starts, in SCHED_EXT by their own wish.
 pub fn in_ext<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let errno = |errno| std::io::Error::from_raw_os_error(errno);
-    sys::set_policy(true).map_err(errno)?;
+    sys::Class::EXT.take().map_err(errno)?;
     let result = work();
-    sys::set_policy(false).map_err(errno)?;
+    sys::Class::OTHER.take().map_err(errno)?;
     result
 }
 

@@ -91,7 +91,7 @@ enum { UMCG_IDLE_STACK = 0, UMCG_IDLE_RING = 1, UMCG_IDLE_MASK = 2 };
 struct umcg_config {
 	uint32_t size;
 	uint32_t flags;
-	uint32_t max_members;	/* 1024; at most 65535 */
+	uint32_t max_members;	/* 1024; at most UMCG_MAX_MEMBERS */
 	uint32_t share;		/* weight of each server, 1..10000 percent of a thread's; above 100 for root */
 	uint32_t idle;		/* UMCG_IDLE_* */
 	uint32_t preempt_signal; /* forces a worker off in futex-only mode; 0 = none */
@@ -102,6 +102,8 @@ struct umcg_config {
 	uint64_t quantum_ns;
 };
 
+#define UMCG_MAX_SERVERS 64 /* of a group; one more: -ENOSPC */
+#define UMCG_MAX_MEMBERS 16384
 #define UMCG_QUANTUM_MIN_NS 100000
 #define UMCG_QUANTUM_MAX_NS 1000000000
 

@@ -126,7 +126,7 @@ impl Group {
     /// # Errors
     ///
     /// `Registered`: the thread is a member of some group already. `Full`: no record is
-    /// free, or the group has 511 servers.
+    /// free, or the group has [`MAX_SERVERS`](crate::MAX_SERVERS) servers.
     ///
     /// Source: UMCG, `umcg_ctl(REGISTER)` without `WORKER`.
     #[doc(alias = "umcg_register_server")]
@@ -247,8 +247,16 @@ impl Inner {
             sys::set_handler(signal, tls::on_signal)?;
         }
         let _busy = Busy::enter();
-        self.home
-            .register(kind, cookie, &mut |id| tls::sit(self, id, kind))
+        let mut seated = None;
+        let registered = self.home.register(kind, cookie, &mut |id| {
+            tls::sit(self, id, kind);
+            seated = Some(id);
+        });
+        if let (Err(_), Some(id)) = (&registered, seated) {
+            // There was a record for it, and no room where it is served.
+            tls::stand_up(id)?;
+        }
+        registered
     }
 
     pub(crate) fn unregister(&self, me: Id) -> Result<()> {

@@ -77,6 +77,12 @@ fn is_unknown(error: &Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
+/// The calling thread's member `id` is none any more: another class than BPF's had the thread,
+/// for good or while it held a lock that a real-time thread waited for.
+fn was_put_out(error: &Error, served: &Served, id: Id) -> bool {
+    is_unknown(error) && served.group.has_left(id)
+}
+
 /// A group with both ways to serve it.
 pub(crate) struct Home {
     pub(crate) futex: Arc<FutexGroup>,
@@ -86,6 +92,8 @@ pub(crate) struct Home {
     /// The instance that this process could not join.
     refused: AtomicU32,
     next_try_ns: AtomicU64,
+    /// A server that is served by nobody but the book looks no sooner whether that has changed.
+    stay_until_ns: AtomicU64,
     why: AtomicU32,
     config: GroupConfig,
 }
@@ -121,6 +129,7 @@ impl Home {
             entering: Mutex::new(()),
             refused: AtomicU32::new(0),
             next_try_ns: AtomicU64::new(if asked { u64::MAX } else { 0 }),
+            stay_until_ns: AtomicU64::new(0),
             why: AtomicU32::new(why as u32),
             config,
         }
@@ -186,9 +195,9 @@ impl Home {
         told(id);
         let done = match self.enter() {
             Some(served) => self.to_kernel(id, kind, &served),
-            None => false,
+            None => Ok(false),
         };
-        if !done {
+        if !done? {
             match kind {
                 Kind::Server => self.futex.enter_slot(id)?,
                 Kind::Worker => {
@@ -249,6 +258,10 @@ impl Home {
                 self.server_to_book(me, &served)?;
                 Ok(self.rescued(worker))
             }
+            Err(error) if was_put_out(&error, &served, id) => {
+                self.server_comes_again(me, &served)?;
+                Err(self.not_here_yet(worker))
+            }
             Err(error) => Err(error),
         }
     }
@@ -272,6 +285,9 @@ impl Home {
             match served.group.next_event(id, clock_to_machine(deadline_ns)) {
                 Ok(event) => return Ok(self.named(event)),
                 Err(error) if lost(&error) => self.server_to_book(me, &served)?,
+                Err(error) if was_put_out(&error, &served, id) => {
+                    self.server_comes_again(me, &served)?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -284,6 +300,10 @@ impl Home {
                     if let Some(woken) = self.worker_to_book(me, &served, deadline_ns)? {
                         return Ok(woken);
                     }
+                }
+                Err(error) if was_put_out(&error, &served, id) => {
+                    self.come_again(me, &served)?;
+                    return self.wait(me, deadline_ns);
                 }
                 result => return result,
             }
@@ -306,6 +326,10 @@ impl Home {
                         if let Some(woken) = self.worker_to_book(me, &served, deadline_ns)? {
                             return Ok(woken);
                         }
+                    }
+                    Err(error) if was_put_out(&error, &served, id) => {
+                        self.come_again(me, &served)?;
+                        return self.switch(me, to, deadline_ns);
                     }
                     result => return result,
                 }
@@ -334,6 +358,10 @@ impl Home {
                         return Ok(());
                     }
                 }
+                // Listed anew, it has given its slot up.
+                Err(error) if was_put_out(&error, &served, id) => {
+                    return self.come_again(me, &served);
+                }
                 result => return result,
             }
         } else if self.home(me) != 0 {
@@ -353,7 +381,7 @@ impl Home {
                 _ => self.enter().filter(|it| is_at(home, it)),
             };
             // An instance that nobody serves: it looks here when it comes.
-            let woken = match served {
+            let woken = match &served {
                 Some(served) => served.group.wake(id_at_kernel(home)),
                 None => self.futex.wake(who),
             };
@@ -361,7 +389,12 @@ impl Home {
             if self.home(who) == home {
                 match woken {
                     Err(error) if home != 0 && error.kind() == ErrorKind::WrongState => continue,
-                    Err(error) if home != 0 && (lost(&error) || is_unknown(&error)) => break,
+                    Err(error) if home != 0 && is_unknown(&error) => {
+                        // Put out in its sleep, it has to look.
+                        served.inspect(|it| it.group.wake_sleeper(id_at_kernel(home)));
+                        break;
+                    }
+                    Err(error) if home != 0 && lost(&error) => break,
                     woken => return woken,
                 }
             }

@@ -120,7 +120,9 @@ pub use member::{Server, Worker};
 
 #[cfg(not(loom))]
 pub use key::{KEY_NONE, set_key};
-pub use mode::{GroupConfig, Idle, Mode, Preempt, QUANTUM_MAX, QUANTUM_MIN, Why};
+pub use mode::{
+    GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, Mode, Preempt, QUANTUM_MAX, QUANTUM_MIN, Why,
+};
 pub use record::{Cpu, List, Ring};
 pub use ring::Choice;
 #[cfg(not(loom))]

@@ -150,11 +150,18 @@ pub struct GroupConfig {
     /// same nice value; in kernel mode only. The daemon refuses one above 100 to all but
     /// root: a user could take the machine.
     pub share: u32,
-    /// Servers and workers together, 1..=65535.
+    /// Servers and workers together, 1..=[`MAX_MEMBERS`], [`MAX_SERVERS`] of them servers.
     pub max_members: u32,
     /// Never ask for the daemon.
     pub futex_only: bool,
 }
+
+/// Servers of a group at most, in every mode: who registers one more is told `Full`.
+#[doc(alias = "UMCG_MAX_SERVERS")]
+pub const MAX_SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
+/// The most that [`GroupConfig::max_members`] may be.
+#[doc(alias = "UMCG_MAX_MEMBERS")]
+pub const MAX_MEMBERS: u32 = intf::umcg_group_limits_UMCG_GROUP_WORKERS;
 
 /// The shortest [`GroupConfig::quantum`]: a tenth of it goes into the switches.
 #[doc(alias = "UMCG_QUANTUM_MIN_NS")]

@@ -692,3 +692,38 @@ fn stress_workers_come_and_go() {
     }
     assert_eq!(group.list().expect("members").len(), 1);
 }
+
+#[test]
+fn limits_are_told_and_room_is_found_again() {
+    let made = Group::create(&GroupConfig {
+        futex_only: true,
+        max_members: umcg::MAX_MEMBERS + 1,
+        ..GroupConfig::default()
+    });
+    let kind = |error: umcg::Error| error.kind();
+    assert_eq!(made.map(drop).map_err(kind), Err(ErrorKind::Invalid));
+    let group = group();
+    let (done, over) = (mpsc::channel(), Arc::new(AtomicBool::new(false)));
+    let threads: Vec<_> = (0..umcg::MAX_SERVERS)
+        .map(|_| {
+            let (group, done, over) = (group.clone(), done.0.clone(), over.clone());
+            thread::spawn(move || {
+                let _server = group.register_server().expect("room");
+                done.send(()).expect("somebody counts");
+                while !over.load(SeqCst) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            })
+        })
+        .collect();
+    threads
+        .iter()
+        .for_each(|_| done.1.recv().expect("a server"));
+    let one_more = group.register_server().map(drop);
+    assert_eq!(one_more.map_err(kind), Err(ErrorKind::Full));
+    over.store(true, SeqCst);
+    threads
+        .into_iter()
+        .for_each(|it| it.join().expect("no panic"));
+    assert!(group.register_server().is_ok());
+}

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use umcg::{FOREVER, QUANTUM_MAX, QUANTUM_MIN, Reason, Source, State, word};
+use umcg::{
+    FOREVER, MAX_MEMBERS, MAX_SERVERS, QUANTUM_MAX, QUANTUM_MIN, Reason, Source, State, word,
+};
 
 const HEADER: &str = include_str!("../include/umcg.h");
 
@@ -92,6 +94,14 @@ fn header_constants_are_the_librarys() {
     assert!(theirs.is_empty(), "not compared: {theirs:?}");
     assert!(HEADER.contains("#define UMCG_FUTEX_ONLY 0x1 "));
     assert!(HEADER.contains("#define UMCG_FOREVER UINT64_MAX"));
+    for (name, most) in [("SERVERS", MAX_SERVERS), ("MEMBERS", MAX_MEMBERS)] {
+        let line = format!("#define UMCG_MAX_{name} {most}");
+        let found = HEADER.split(&line).nth(1);
+        assert!(
+            found.is_some_and(|rest| rest.starts_with(['\n', ' '])),
+            "{line}"
+        );
+    }
     for (name, quantum) in [("MIN", QUANTUM_MIN), ("MAX", QUANTUM_MAX)] {
         let line = format!("#define UMCG_QUANTUM_{name}_NS {}\n", quantum.as_nanos());
         assert!(HEADER.contains(&line), "{line}");

@@ -214,8 +214,7 @@ impl Clients {
         if self.connections[index].group.is_some() {
             return Err(libc::EALREADY);
         }
-        let most = intf::umcg_group_limits_UMCG_GROUP_WORKERS;
-        if !(1..=65535).contains(&request.max_members)
+        if !(1..=umcg::MAX_MEMBERS).contains(&request.max_members)
             || !(1..=10_000).contains(&request.share)
             || umcg::Idle::from_number(request.idle).is_none()
         {
@@ -233,8 +232,7 @@ impl Clients {
             );
             return Err(libc::EPERM);
         }
-        let workers = request.max_members.min(most);
-        let capacity = workers + intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
+        let capacity = request.max_members + umcg::MAX_SERVERS + 1;
         let mine = || {
             let ending = self.ending.iter().map(|(group, _)| group);
             self.groups

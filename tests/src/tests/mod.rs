@@ -14,6 +14,7 @@ mod bars;
 mod calls;
 mod cgroup;
 mod changes;
+mod class;
 mod compile;
 mod config;
 mod cpus;
@@ -42,6 +43,7 @@ mod preempt_churn;
 mod preempt_latency;
 mod preempt_load;
 mod published;
+mod records;
 mod refused;
 mod see;
 mod servers;
@@ -158,6 +160,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         gone::TESTS,
         group::TESTS,
         long_wait::TESTS,
+        class::TESTS,
+        records::TESTS,
         refused::TESTS,
         timens::TESTS,
         wrap::TESTS,

@@ -21,17 +21,17 @@ use super::mask::Mask;
 use super::sys::{self, Map};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Id;
-use crate::mode::{GroupConfig, Idle, Preempt};
+use crate::mode::{GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, Preempt};
 use crate::record;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 
 /// Servers that a group has room for, slot 0 included: that is nobody's, its list holds
 /// workers for whom there is no server.
-pub(crate) const SLOTS: usize = super::mask::BITS;
+pub(crate) const SLOTS: usize = MAX_SERVERS as usize + 1;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"umcgbook");
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// What all need to know.
 #[derive(Debug, Default)]
@@ -182,7 +182,7 @@ impl Book {
     pub(crate) fn create(config: &GroupConfig) -> Result<Self> {
         let invalid = |value| Error::new(ErrorKind::Invalid, "group_create", value);
         let max_members = config.max_members;
-        if max_members == 0 || max_members as usize >= record::MAX_WORKERS {
+        if !(1..=MAX_MEMBERS).contains(&max_members) {
             return Err(invalid(u64::from(max_members)));
         }
         if config.share == 0 || config.share > 10_000 {

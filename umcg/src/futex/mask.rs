@@ -3,8 +3,8 @@
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{AcqRel, Acquire};
 
-/// Bits of a mask.
-pub(crate) const BITS: usize = 512;
+/// Slots of a book, and no slot, fit.
+const BITS: usize = 128;
 const WORDS: usize = BITS / 64;
 
 /// Which slots are in the set.
@@ -63,10 +63,10 @@ mod tests {
     fn mask_each_bit_is_taken_by_one() {
         let mask = Mask::default();
         assert!(mask.is_empty());
-        for slot in [0, 63, 64, 511] {
+        for slot in [0, 63, 64, 127] {
             mask.set(slot);
         }
-        assert_eq!(mask.iter().collect::<Vec<_>>(), [0, 63, 64, 511]);
+        assert_eq!(mask.iter().collect::<Vec<_>>(), [0, 63, 64, 127]);
         assert!(mask.has(64));
         assert!(mask.take(64));
         assert!(!mask.take(64));

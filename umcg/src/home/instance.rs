@@ -15,7 +15,7 @@ use crate::sync::fence;
 use crate::tls::{self, Busy};
 
 /// How often servers look for a daemon while there is none.
-const TRY_NS: u64 = 250_000_000;
+pub(super) const TRY_NS: u64 = 250_000_000;
 /// Who asks the daemon for longer than this has died meanwhile.
 const ENTER_NS: u64 = 5_000_000_000;
 

@@ -1,6 +1,7 @@
 //! A member moves between the kernel and the book, by its own thread. The protocol is in
 //! [`super`].
 
+use super::instance::TRY_NS;
 use super::{Home, Served, home_of, id_at_kernel, lost};
 use crate::backend::{Backend, Kind};
 use crate::clock;
@@ -12,10 +13,11 @@ use crate::word::{PENDING, State, TIMEDOUT, Word};
 
 impl Home {
     /// The calling thread's member `me`, RUNNING without a slot in the book, moves to the
-    /// kernel; a worker returns when a server there runs it. False: it stays.
-    pub(super) fn to_kernel(&self, me: Id, kind: Kind, served: &Served) -> bool {
+    /// kernel; a worker returns when a server there runs it. False: it stays, and so it does where
+    /// there is no room: `Full`.
+    pub(super) fn to_kernel(&self, me: Id, kind: Kind, served: &Served) -> Result<bool> {
         let Some((_, side)) = self.futex.book().member(me) else {
-            return false;
+            return Ok(false);
         };
         let mut told = |id: Id| {
             side.home.store(home_of(served.number, id), SeqCst);
@@ -34,13 +36,16 @@ impl Home {
             result = enlist();
         }
         match result {
-            Ok(_) => true,
+            Ok(_) => Ok(true),
             Err(error) => {
                 if lost(&error) {
                     self.retire(served.number, Some(&served.group));
                 }
                 self.to_book(me, kind, Some(served));
-                false
+                match error.kind() {
+                    ErrorKind::Full => Err(error),
+                    _ => Ok(false),
+                }
             }
         }
     }
@@ -98,7 +103,7 @@ impl Home {
     pub(super) fn move_on(&self, me: Id) {
         while self.home(me) == 0 && self.number() & 1 == 1 && self.futex.is_slotless(me) {
             let Some(served) = self.enter() else { break };
-            if self.to_kernel(me, Kind::Worker, &served) {
+            if self.to_kernel(me, Kind::Worker, &served).unwrap_or(false) {
                 break;
             }
             if self.number() == served.number {
@@ -110,16 +115,37 @@ impl Home {
         }
     }
 
+    /// The calling worker, which BPF has put out, is listed anew; it returns when a server runs
+    /// it, or at once without a slot, if its class is another one yet.
+    pub(super) fn come_again(&self, me: Id, served: &Served) -> Result<()> {
+        self.to_book(me, Kind::Worker, Some(served));
+        self.futex.queue_me(me)?;
+        self.move_on(me);
+        Ok(())
+    }
+
+    /// The same for a server: the next [`settle`](Self::settle) moves it back.
+    pub(super) fn server_comes_again(&self, me: Id, served: &Served) -> Result<()> {
+        self.to_book(me, Kind::Server, Some(served));
+        self.arrive(me)
+    }
+
     /// A server that runs nobody moves to where the group is served.
     pub(super) fn settle(&self, me: Id) -> Result<()> {
         if self.home(me) != 0 {
+            return Ok(());
+        }
+        let now = clock::machine_now();
+        if now < self.stay_until_ns.load(Relaxed) {
             return Ok(());
         }
         let Some(served) = self.enter() else {
             return Ok(());
         };
         if self.futex.try_exit_slot(me) {
-            if !self.to_kernel(me, Kind::Server, &served) {
+            if !self.to_kernel(me, Kind::Server, &served).unwrap_or(false) {
+                let until = now.saturating_add(TRY_NS);
+                self.stay_until_ns.store(until, Relaxed);
                 return self.arrive(me);
             }
             // As in arrive().

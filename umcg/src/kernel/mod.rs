@@ -20,6 +20,7 @@ mod server;
 mod steal;
 mod worker;
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -36,14 +37,19 @@ use crate::tls;
 use crate::word::{PENDING, State, Word};
 use proto::{Op, Request};
 use record::{Desk, Head, Truth};
-use sys::{Bell, Mapping};
+use sys::{Bell, Class, Mapping};
 
 /// Requests in a row that BPF did not see, until it counts as gone.
 pub(crate) const UNSEEN: u32 = 3;
 /// How often a server that sleeps for real looks whether it is served.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Server records; workers follow.
-pub(crate) const SERVERS: u32 = intf::umcg_group_limits_UMCG_GROUP_SERVERS;
+pub(crate) const SERVERS: u32 = crate::mode::MAX_SERVERS;
+
+thread_local! {
+    /// The class that the calling thread had before it became a member, if it has another one now.
+    static CLASS: Cell<Option<Class>> = const { Cell::new(None) };
+}
 
 /// What a server's own thread uses, and idle ones of its process try to take from.
 #[derive(Debug, Default)]
@@ -206,10 +212,21 @@ impl KernelGroup {
         let mut call = self.call(op, reason.into());
         let left = self.run_call(&mut call, "unregister").map(|_| ());
         self.sit(Id::NONE);
-        if !self.full {
-            sys::set_policy(false).map_err(os("unregister"))?;
+        if let Some(class) = CLASS.take().filter(|_| !self.full) {
+            class.take().map_err(os("unregister"))?;
         }
         left
+    }
+
+    /// Partial mode schedules SCHED_EXT alone: the calling thread is that as long as it is a member.
+    fn take_class(&self) -> Result<()> {
+        let mine = Class::mine().map_err(os("register"))?;
+        if self.full || mine == Class::EXT {
+            return Ok(());
+        }
+        Class::EXT.take().map_err(os("register"))?;
+        CLASS.set(Some(mine));
+        Ok(())
     }
 
     /// The calling thread's member `me` leaves, to go on elsewhere.
@@ -221,6 +238,14 @@ impl KernelGroup {
     /// `call`'s answer for who finds that nobody serves it any more.
     fn gone(&self, call: &'static str, value: u64) -> Error {
         Error::new(ErrorKind::Gone, call, value)
+    }
+
+    /// The same for member `me`, whose requests BPF does not see: it may be none any more.
+    fn unseen(&self, me: Id, call: &'static str) -> Error {
+        match self.find(me, call) {
+            Ok(_) => self.gone(call, me.raw()),
+            Err(error) => error,
+        }
     }
 
     /// Sleeps on `bell`; the daemon's end is told by its socket.
@@ -315,9 +340,7 @@ impl KernelGroup {
         newcomer: bool,
         told: &mut dyn FnMut(Id),
     ) -> Result<Id> {
-        if !self.full {
-            sys::set_policy(true).map_err(os("register"))?;
-        }
+        self.take_class()?;
         let number = match kind {
             Kind::Server => intf::umcg_member_kind_UMCG_M_SERVER,
             Kind::Worker => intf::umcg_member_kind_UMCG_M_WORKER,

@@ -77,7 +77,7 @@ impl KernelGroup {
             } else {
                 unseen += 1;
                 if unseen == UNSEEN {
-                    return Err(Error::new(ErrorKind::Gone, "run", worker.raw()));
+                    return Err(self.unseen(me, "run"));
                 }
                 continue;
             }
@@ -125,7 +125,7 @@ impl KernelGroup {
                 until = sys::now_ns() + 10_000_000;
             }
             if !self.alive() {
-                return Err(Error::new(ErrorKind::Stale, "run", u64::from(seq)));
+                return Err(self.gone("run", u64::from(seq)));
             }
         }
     }
@@ -226,14 +226,13 @@ impl KernelGroup {
             if !self.request(me, op, Id::NONE, deadline_ns) {
                 unseen += 1;
                 if unseen == UNSEEN {
-                    return Err(Error::new(ErrorKind::Gone, "next_event", 0));
+                    return Err(self.unseen(me, "next_event"));
                 }
                 continue;
             }
             unseen = 0;
-            if truth.gen_.load(Relaxed) != me.generation() {
-                return Err(Error::new(ErrorKind::Stale, "next_event", 0));
-            }
+            // Put out by a change of its class.
+            self.find(me, "next_event")?;
             // Parked for long enough and nothing came: sleep for real.
             desk.asleep.store(1, Relaxed);
             fence(SeqCst);

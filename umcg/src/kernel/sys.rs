@@ -153,15 +153,51 @@ pub fn futex_wake(word: &AtomicU32) {
     };
 }
 
-/// SCHED_EXT, and back to SCHED_OTHER, for the calling thread.
-pub fn set_policy(ext: bool) -> Result<(), i32> {
-    const SCHED_EXT: libc::c_int = 7;
-    let param = libc::sched_param { sched_priority: 0 };
-    let policy = if ext { SCHED_EXT } else { libc::SCHED_OTHER };
-    // SAFETY: param lives through the call; 0 is the calling thread.
-    match unsafe { libc::sched_setscheduler(0, policy, &raw const param) } {
-        0 => Ok(()),
-        _ => Err(errno()),
+/// A thread's scheduling policy, with its real-time priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// With `SCHED_RESET_ON_FORK`, if that is set.
+    policy: libc::c_int,
+    priority: libc::c_int,
+}
+
+impl Class {
+    /// `SCHED_EXT`.
+    pub const EXT: Self = Self {
+        policy: 7,
+        priority: 0,
+    };
+    /// `SCHED_OTHER`.
+    pub const OTHER: Self = Self {
+        policy: libc::SCHED_OTHER,
+        priority: 0,
+    };
+
+    /// Of the calling thread.
+    pub fn mine() -> Result<Self, i32> {
+        let mut param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: no pointers; 0 is the calling thread.
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        // SAFETY: param lives through the call.
+        if policy < 0 || unsafe { libc::sched_getparam(0, &raw mut param) } != 0 {
+            return Err(errno());
+        }
+        Ok(Self {
+            policy,
+            priority: param.sched_priority,
+        })
+    }
+
+    /// Makes it the calling thread's.
+    pub fn take(self) -> Result<(), i32> {
+        let param = libc::sched_param {
+            sched_priority: self.priority,
+        };
+        // SAFETY: param lives through the call; 0 is the calling thread.
+        match unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) } {
+            0 => Ok(()),
+            _ => Err(errno()),
+        }
     }
 }
 

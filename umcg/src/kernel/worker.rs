@@ -23,12 +23,11 @@ impl KernelGroup {
         let truth = self.truth(me.index());
         let mut unseen = 0;
         loop {
-            if truth.gen_.load(Relaxed) != me.generation() {
-                return Err(Error::new(ErrorKind::Stale, "wait", me.raw()));
-            }
             if !self.alive() {
                 return Err(self.gone("wait", me.raw()));
             }
+            // Put out by a change of its class.
+            self.find(me, "wait")?;
             let word = Word(truth.word.load(Acquire));
             // RUNNING without a slot it is only after it was RUNNABLE: its wait is over.
             if word.state() == Some(State::Running)
@@ -49,7 +48,7 @@ impl KernelGroup {
                 0
             };
             if unseen > UNSEEN {
-                return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
+                return Err(self.unseen(me, "wait"));
             }
         }
     }
@@ -119,7 +118,7 @@ impl KernelGroup {
             if !self.request(me, op, Id::from_raw(how), deadline_ns) {
                 unseen += 1;
                 if unseen == UNSEEN {
-                    return Err(Error::new(ErrorKind::Gone, "wait", me.raw()));
+                    return Err(self.unseen(me, "wait"));
                 }
                 continue;
             }
@@ -223,6 +222,6 @@ impl KernelGroup {
                 return self.until_run(me, false);
             }
         }
-        Err(Error::new(ErrorKind::Gone, "yield", me.raw()))
+        Err(self.unseen(me, "yield"))
     }
 }

@@ -10,7 +10,7 @@ use super::wait::Locked;
 use super::{Runtime, Shared, Tasks, serve};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::Group;
-use crate::mode::GroupConfig;
+use crate::mode::{GroupConfig, MAX_MEMBERS, MAX_SERVERS};
 
 /// Where RUNNABLE workers wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,14 +62,14 @@ impl Builder {
         Self::default()
     }
 
-    /// Threads that run tasks at the same time, 1..=511.
+    /// Threads that run tasks at the same time, 1..=[`MAX_SERVERS`].
     pub fn servers(mut self, servers: usize) -> Self {
         self.servers = servers;
         self
     }
 
-    /// Tasks that are under way at the same time, each on a thread of its own. A thread
-    /// that is no task waits in [`Runtime::spawn`] while there are so many.
+    /// Tasks that are under way at the same time, each on a thread of its own; with the
+    /// servers at most [`MAX_MEMBERS`]. A thread that is no task waits in [`Runtime::spawn`] while there are so many.
     pub fn max_workers(mut self, max_workers: usize) -> Self {
         self.max_workers = max_workers;
         self
@@ -130,11 +130,11 @@ impl Builder {
     /// thread for it.
     pub fn build(self) -> Result<Runtime> {
         let invalid = |value: usize| Error::new(ErrorKind::Invalid, "runtime", value as u64);
-        if self.servers == 0 || self.servers > 511 {
+        if self.servers == 0 || self.servers > MAX_SERVERS as usize {
             return Err(invalid(self.servers));
         }
         let members = self.max_workers.saturating_add(self.servers);
-        if self.max_workers == 0 || members >= crate::record::MAX_WORKERS {
+        if self.max_workers == 0 || members > MAX_MEMBERS as usize {
             return Err(invalid(self.max_workers));
         }
         let max_members = members as u32;

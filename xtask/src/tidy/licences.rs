@@ -234,14 +234,14 @@ mod tests {
         }
     }
 
-    /// scx_umcg → `dep`, umcg-policy → `lib`, umcg, umcg-c and umcg-sim alone; a GPL-3.0 crate for tests only.
+    /// scx_umcg → `dep`, umcg-policy → `lib`, the other free ones alone; a GPL-3.0 crate for tests only.
     fn metadata(dep: &str, lib: &str) -> Value {
         let package = |name: &str, licence: &str| serde_json::json!({"id": name, "name": name, "license": licence});
         let need = |name: &str, kind: Value| serde_json::json!({"pkg": name, "dep_kinds": [{"kind": kind}]});
         serde_json::json!({
             "packages": [
                 package("scx_umcg", "GPL-2.0-only"), package("umcg", "MIT"), package("umcg-c", "MIT"),
-                package("umcg-policy", "MIT"), package("umcg-sim", "MIT"),
+                package("umcg-policy", "MIT"), package("umcg-sim", "MIT"), package("umcg-bench", "MIT"),
                 package("dep", dep), package("lib", lib), package("for-tests", "GPL-3.0-only"),
             ],
             "resolve": {"nodes": [
