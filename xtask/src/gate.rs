@@ -12,9 +12,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::proc::{self, say};
-use crate::test::guest::{Bench, Verdict};
+use crate::test::guest::Bench;
 use crate::test::plan::{self, Boot};
 use crate::test::report::Report;
+use crate::test::round::Verdict;
 use crate::test::{cargo, target_dir};
 use crate::{cache, kernels, setup};
 

@@ -18,6 +18,7 @@ pub mod guest;
 mod native;
 pub mod plan;
 pub mod report;
+pub mod round;
 
 pub use native::{cargo, target_dir};
 
