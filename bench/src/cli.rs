@@ -168,7 +168,8 @@ fn find(names: &[String]) -> Result<Vec<&'static Load>> {
     Ok(LOADS.iter().filter(wanted).collect())
 }
 
-fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
+/// Which of `all` may have been meant, if one is near enough.
+pub fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
     let near = |it: &&str| strsim::jaro_winkler(name, it);
     let best = all.iter().max_by(|a, b| near(a).total_cmp(&near(b)))?;
     (near(best) > 0.7).then_some(*best)

@@ -1,6 +1,7 @@
 //! Rows: what one measurement came to, one JSON object a line, and how they are read again.
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// One figure, alone or beside a reference.
@@ -50,12 +51,21 @@ impl Row {
 }
 
 /// What was read.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RowSet {
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowSet<T = Row> {
     /// All whole ones, in the order in which they were written.
-    pub rows: Vec<Row>,
+    pub rows: Vec<T>,
     /// The run was cut off while it wrote: its last line has no end.
     pub partial: bool,
+}
+
+impl<T> Default for RowSet<T> {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            partial: false,
+        }
+    }
 }
 
 /// Reads lines of JSON. A last line that has no end is dropped, and the set is partial then.
@@ -64,6 +74,15 @@ pub struct RowSet {
 ///
 /// Any other line that is no row; the error has its number.
 pub fn read(bytes: &[u8]) -> Result<RowSet> {
+    read_as(bytes)
+}
+
+/// The same for rows that have more fields, or fewer.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_as<T: DeserializeOwned>(bytes: &[u8]) -> Result<RowSet<T>> {
     let mut set = RowSet::default();
     for (at, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {

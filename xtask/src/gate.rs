@@ -10,21 +10,21 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::proc::{self, say};
+use crate::store::{Key, Store, Stored};
 use crate::test::guest::Bench;
 use crate::test::plan::{self, Boot};
 use crate::test::report::Report;
 use crate::test::round::Verdict;
 use crate::test::{cargo, target_dir};
-use crate::{cache, kernels, setup};
+use crate::{cache, commit, kernels, setup};
 
 mod rows;
-mod store;
 mod table;
 
 use rows::Row;
-use store::{Key, Store};
 use table::Entry;
 
 /// Flags of `cargo xtask gate`.
@@ -44,7 +44,8 @@ pub struct Args {
 }
 
 /// How a row ended on one kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum End {
     /// All its tests passed or were skipped, with the ejections it is meant to have.
     Ok,
@@ -55,7 +56,7 @@ pub enum End {
 }
 
 /// What a row came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Passed or not.
     pub end: End,
@@ -71,6 +72,37 @@ pub struct Outcome {
     pub note: String,
 }
 
+/// A finished row, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    commit: String,
+    kernel: String,
+    row: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+impl Done {
+    fn new(key: Key<'_>, outcome: &Outcome) -> Self {
+        Self {
+            commit: key.commit.to_owned(),
+            kernel: key.kernel.to_owned(),
+            row: key.row.to_owned(),
+            outcome: outcome.clone(),
+        }
+    }
+}
+
+impl Stored for Done {
+    fn key(&self) -> Key<'_> {
+        Key {
+            commit: &self.commit,
+            kernel: &self.kernel,
+            row: &self.row,
+        }
+    }
+}
+
 /// Runs what was asked for; all rows, whatever fails on the way.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let wanted = rows::wanted(args.row.as_deref())?;
@@ -78,7 +110,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(one) => vec![one.as_str()],
         None => kernels::KNOWN.to_vec(),
     };
-    let commit = commit(args.resume)?;
+    let commit = commit::current(args.resume)?;
     setup::packages()?;
     let binary = build()?;
     let mut list = Command::new(&binary);
@@ -88,11 +120,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .map(|row| boots(&list, row))
         .collect::<Result<Vec<_>>>()?;
 
-    let mut store = Store::open(&target_dir().join("gate"))?;
+    let mut store: Store<Done> = Store::open(target_dir().join("gate/rows.jsonl"))?;
     if !args.resume {
         store.forget(|key| {
             key.commit == commit
-                && kernels.contains(&key.kernel.as_str())
+                && kernels.contains(&key.kernel)
                 && wanted.iter().any(|row| row.name == key.row)
         })?;
     }
@@ -100,13 +132,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for kernel in kernels {
         let absent = absent(kernel);
         for (row, boots) in wanted.iter().zip(&boots) {
-            let key = Key::new(&commit, kernel, row.name);
-            let (outcome, kept) = match (&absent, store.get(&key)) {
+            let key = Key {
+                commit: &commit,
+                kernel,
+                row: row.name,
+            };
+            let kept = store.get(key).map(|done| &done.outcome);
+            let (outcome, kept) = match (&absent, kept) {
                 (Some(outcome), _) => (outcome.clone(), false),
                 (None, Some(kept)) if kept.end == End::Ok => (kept.clone(), true),
                 _ => {
                     let outcome = run_row(kernel, row, boots, &binary)?;
-                    store.put(key, outcome.clone())?;
+                    store.put(vec![Done::new(key, &outcome)])?;
                     (outcome, false)
                 }
             };
@@ -123,26 +160,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-/// The commit that rows belong to.
-fn commit(resume: bool) -> Result<String> {
-    let git =
-        |args: &[&str]| proc::output(Command::new("git").args(args).current_dir(proc::repo()));
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]).context("the gate is for commits")?;
-    let dirty = !git(&["status", "--porcelain"])?.trim().is_empty();
-    name(commit.trim(), dirty, resume)
-}
-
-/// Changes that are in no commit make its name useless for a later run.
-fn name(commit: &str, dirty: bool, resume: bool) -> Result<String> {
-    if dirty && resume {
-        bail!(
-            "--resume: the tree differs from commit {commit}; stored rows are of commits; \
-             commit first or drop --resume"
-        );
-    }
-    Ok(commit.to_owned() + if dirty { "-dirty" } else { "" })
 }
 
 fn build() -> Result<std::path::PathBuf> {
@@ -203,7 +220,7 @@ fn run_row(kernel: &str, row: &Row, boots: &[Boot], binary: &Path) -> Result<Out
     for end in ends {
         match end.verdict {
             Verdict::Ok => outcome.passed += 1,
-            Verdict::Skip => outcome.skipped += 1,
+            Verdict::Skip(_) => outcome.skipped += 1,
             Verdict::Failed(why) => outcome.fail(&format!("{}: {why}", end.name)),
         }
     }
@@ -263,11 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn resume_with_changes_in_no_commit_is_refused() {
-        let err = name("c1", true, true).unwrap_err().to_string();
-        assert!(err.contains("--resume") && err.contains("c1"), "{err}");
-        assert_eq!(name("c1", true, false).unwrap(), "c1-dirty");
-        assert_eq!(name("c1", false, true).unwrap(), "c1");
+    fn done_row_is_read_as_it_was_written() {
+        let key = Key {
+            commit: "c1",
+            kernel: "7.3",
+            row: "loads",
+        };
+        let mut outcome = Outcome::without_tests(End::Ok, "");
+        (outcome.passed, outcome.ejections) = (3, 2);
+        outcome.fail("vm_x: \"why\"");
+        let line = serde_json::to_string(&Done::new(key, &outcome)).unwrap();
+        let done: Done = serde_json::from_str(&line).unwrap();
+        assert_eq!((done.key(), &done.outcome), (key, &outcome), "{line}");
     }
 
     #[test]

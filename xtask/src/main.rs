@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod bench;
 mod cache;
+mod commit;
+mod figures;
 mod gate;
 mod kernels;
 mod lib_task;
@@ -17,6 +20,7 @@ mod plot;
 mod proc;
 mod run;
 mod setup;
+mod store;
 mod test;
 mod tidy;
 mod vm;
@@ -49,6 +53,13 @@ enum Task {
     Test(test::Args),
     /// The check before a release: every kernel, the long tests, one table
     Gate(gate::Args),
+    /// Every claim that has a bar, and loads beside EEVDF, in VMs; one table, rows as JSON
+    Bench(bench::Args),
+    /// The part of `bench` that runs in the guest
+    #[command(hide = true)]
+    GuestBench(bench::guest::Args),
+    /// Write docs/figures.md and its chart from the rows that `bench` stored
+    Figures(figures::Args),
     /// Build and install the client library for C
     Lib(lib_task::Args),
     /// Draw the curves of docs/idle-servers.md from what its tests measured
@@ -65,6 +76,9 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Gate(args) => gate::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::GuestBench(args) => bench::guest::run(&args),
+        Task::Figures(args) => figures::run(&args),
         Task::Lib(args) => lib_task::run(&args),
         Task::Plot(args) => plot::run(&args),
         Task::Tidy(args) => tidy::run(&args),

@@ -22,9 +22,9 @@ use crate::vm::Vm;
 use crate::{kernels, setup, vm_task};
 
 pub mod guest;
-mod load;
+pub mod load;
 mod report;
-mod sched;
+pub mod sched;
 
 use report::Style;
 

@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let eevdf = load::measure("EEVDF", args.seconds, cpus, &mut faults);
 
     proc::out(&style.heading(&format!("scx_umcg on Linux {release}, {cpus} CPUs")));
-    let mut sched = Sched::start(&args.daemon)?;
+    let mut sched = Sched::start(&args.daemon, &["--stats", "1"])?;
     proc::out(report::LIVE_HEADING);
     let mut umcg = load::measure("scx_umcg", args.seconds, cpus, &mut faults);
     if let Err(err) = sched.still_attached() {

@@ -21,7 +21,8 @@ pub const SYSFS: &str = "/sys/kernel/sched_ext";
 const ATTACH_LIMIT: Duration = Duration::from_secs(60);
 const DETACH_LIMIT: Duration = Duration::from_secs(30);
 
-fn sysfs(name: &str) -> String {
+/// One of its files.
+pub fn sysfs(name: &str) -> String {
     let text = fs::read_to_string(Path::new(SYSFS).join(name)).unwrap_or_default();
     text.trim().to_owned()
 }
@@ -101,12 +102,12 @@ pub struct Sched {
 }
 
 impl Sched {
-    /// Starts it and waits until it is attached.
-    pub fn start(daemon: &Path) -> Result<Self> {
+    /// Starts it with `flags` and waits until it is attached.
+    pub fn start(daemon: &Path, flags: &[&str]) -> Result<Self> {
         let start = Instant::now();
         let mut cmd = load::leashed("TERM", daemon);
         let mut child = cmd
-            .args(["--stats", "1"])
+            .args(flags)
             .spawn()
             .with_context(|| format!("cannot start: {}", proc::show(&cmd)))?;
         let (tell, messages) = channel();
@@ -225,7 +226,8 @@ impl Drop for Sched {
     }
 }
 
-fn each_line(
+/// Hands over each line of a child's pipe until its end.
+pub fn each_line(
     from: impl Read + Send + 'static,
     mut on: impl FnMut(&str) + Send + 'static,
 ) -> JoinHandle<()> {
@@ -276,7 +278,7 @@ mod tests {
         let fake = dir.join("fake");
         fs::write(&fake, "#!/bin/sh\necho '[ERROR] no luck' >&2\nexit 3\n").unwrap();
         proc::run(Command::new("chmod").arg("+x").arg(&fake)).unwrap();
-        let err = Sched::start(&fake).unwrap_err().to_string();
+        let err = Sched::start(&fake, &[]).unwrap_err().to_string();
         assert!(
             err.contains("exit status: 3") && err.contains("no luck"),
             "{err}"

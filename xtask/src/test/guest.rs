@@ -54,6 +54,16 @@ impl Bench {
 
     /// Runs the tests of `boot`, in new guests while one dies; how each ended.
     pub fn run(&self, boot: &Boot, report: &mut Report) -> Vec<TestEnd> {
+        self.run_each(boot, report, &mut |_| {})
+    }
+
+    /// The same; `on_end` is told of each test as it ends.
+    pub fn run_each(
+        &self,
+        boot: &Boot,
+        report: &mut Report,
+        on_end: &mut dyn FnMut(&TestEnd),
+    ) -> Vec<TestEnd> {
         let mut round = Round::new(&boot.tests);
         for number in 1.. {
             let todo = round.todo();
@@ -62,6 +72,7 @@ impl Bench {
             }
             if number > MAX_BOOTS {
                 round.give_up(&format!("not run: the guest died {MAX_BOOTS} times"));
+                round.tell(on_end);
                 break;
             }
             let names: Vec<_> = todo.iter().map(|test| test.name.as_str()).collect();
@@ -72,7 +83,7 @@ impl Bench {
                 names.join(" ")
             ));
             let start = Instant::now();
-            let ended = self.boot(&boot.word, &todo, &mut round);
+            let ended = self.boot(&boot.word, &todo, &mut round, on_end);
             let took = start.elapsed().as_secs();
             say(format_args!(
                 "{} boot `{}`: took {took} s",
@@ -81,6 +92,7 @@ impl Bench {
             if !round.todo().is_empty() {
                 let what = self.why(&ended, boot, number, &round);
                 round.attempt_failed(&what);
+                round.tell(on_end);
                 report.mishap(&what);
             }
         }
@@ -89,7 +101,13 @@ impl Bench {
         ends
     }
 
-    fn boot(&self, word: &str, todo: &[VmTest], round: &mut Round) -> Result<Outcome> {
+    fn boot(
+        &self,
+        word: &str,
+        todo: &[VmTest],
+        round: &mut Round,
+        on_end: &mut dyn FnMut(&TestEnd),
+    ) -> Result<Outcome> {
         let mut vm = Vm::new(&self.kernel)?;
         plan::configure(&mut vm, word)?;
         vm.timeout = Some(plan::timeout(todo));
@@ -103,11 +121,12 @@ impl Bench {
         argv.extend(todo.iter().map(|test| OsString::from(&test.name)));
         vm.run_streaming(&argv, &mut |line| {
             proc::out(&format!("{} {line}\n", self.kernel));
-            if let Some(Line::Metric(metric)) = parse(line) {
-                return self.keep(metric);
-            }
             round.line(line);
-            Ok(())
+            round.tell(on_end);
+            match parse(line) {
+                Some(Line::Metric(metric)) => self.keep(metric),
+                _ => Ok(()),
+            }
         })
     }
 
@@ -122,7 +141,7 @@ impl Bench {
                     Ok(()) => format!("; kernel log: {}", log.display()),
                     Err(err) => format!("; kernel log lost: {err}"),
                 };
-                end_text(outcome.end) + &kept
+                end_text(outcome.end, "umcg-vmtest") + &kept
             }
         };
         let during = round
@@ -145,7 +164,7 @@ impl Bench {
         for end in ends {
             match &end.verdict {
                 Verdict::Ok => report.pass(1),
-                Verdict::Skip => report.skip(1),
+                Verdict::Skip(_) => report.skip(1),
                 Verdict::Failed(why) => {
                     report.fail(&format!("{} {}", self.kernel, end.name), why);
                 }
@@ -154,9 +173,10 @@ impl Bench {
     }
 }
 
-fn end_text(end: End) -> String {
+/// How a boot ended before `program` was done.
+pub fn end_text(end: End, program: &str) -> String {
     match end {
-        End::Exit(code) => format!("umcg-vmtest exited with {code} before its tests were done"),
+        End::Exit(code) => format!("{program} exited with {code} before it was done"),
         End::TimedOut => "the time for this boot was over".to_owned(),
         End::Died { booted: true } => "the guest died".to_owned(),
         End::Died { booted: false } => "the VM did not boot".to_owned(),

@@ -7,8 +7,8 @@ use crate::test::plan::VmTest;
 pub enum Verdict {
     /// It passed.
     Ok,
-    /// It said why it cannot run here.
-    Skip,
+    /// Why it cannot run here.
+    Skip(String),
     /// Why.
     Failed(String),
 }
@@ -22,6 +22,8 @@ pub struct TestEnd {
     pub verdict: Verdict,
     /// How often the kernel ejected a scheduler that it had started, all tries together.
     pub ejections: u32,
+    /// The figures of its last try: names, and values behind them.
+    pub metrics: Vec<String>,
 }
 
 /// A line of the guest's protocol.
@@ -29,6 +31,8 @@ pub struct TestEnd {
 pub enum Line<'a> {
     /// A test starts.
     Start(&'a str),
+    /// The one that runs is tried again.
+    Retry,
     /// It has ended.
     Done(&'a str, Verdict),
     /// Figures: a name, and values behind it.
@@ -46,12 +50,16 @@ pub fn parse(line: &str) -> Option<Line<'_>> {
     };
     match word {
         "start" => Some(Line::Start(rest)),
+        "retry" => Some(Line::Retry),
         "ok" => Some(Line::Done(rest.split(' ').next()?, Verdict::Ok)),
         "FAILED" => {
             let (name, why) = reason();
             Some(Line::Done(name, Verdict::Failed(why.to_owned())))
         }
-        "skip" => Some(Line::Done(reason().0, Verdict::Skip)),
+        "skip" => {
+            let (name, why) = reason();
+            Some(Line::Done(name, Verdict::Skip(why.to_owned())))
+        }
         "metric" => Some(Line::Metric(rest)),
         "ejected" => {
             let (name, count) = rest.split_once(' ')?;
@@ -68,8 +76,10 @@ pub struct Round {
     verdicts: Vec<Option<Verdict>>,
     attempts: Vec<usize>,
     ejections: Vec<u32>,
+    told: Vec<bool>,
     /// The test that runs now.
     pub running: Option<String>,
+    metrics: Vec<Vec<String>>,
 }
 
 impl Round {
@@ -80,7 +90,9 @@ impl Round {
             verdicts: vec![None; tests.len()],
             attempts: vec![0; tests.len()],
             ejections: vec![0; tests.len()],
+            told: vec![false; tests.len()],
             running: None,
+            metrics: vec![Vec::new(); tests.len()],
         }
     }
 
@@ -97,7 +109,12 @@ impl Round {
     /// Takes a line of the guest in.
     pub fn line(&mut self, line: &str) {
         match parse(line) {
-            Some(Line::Start(name)) => self.running = Some(name.to_owned()),
+            Some(Line::Start(name)) => {
+                self.running = Some(name.to_owned());
+                self.forget_metrics();
+            }
+            // What the try before printed is not what the verdict will be about.
+            Some(Line::Retry) => self.forget_metrics(),
             Some(Line::Done(name, verdict)) => {
                 // A test that prints such a line for another name must not decide about it.
                 if self.running.as_deref() == Some(name)
@@ -112,7 +129,33 @@ impl Round {
                     self.ejections[at] += count;
                 }
             }
-            Some(Line::Metric(_)) | None => {}
+            Some(Line::Metric(metric)) => {
+                if let Some(at) = self.at_running() {
+                    self.metrics[at].push(metric.to_owned());
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn at_running(&self) -> Option<usize> {
+        let running = self.running.as_ref()?;
+        self.tests.iter().position(|test| test.name == *running)
+    }
+
+    fn forget_metrics(&mut self) {
+        if let Some(at) = self.at_running() {
+            self.metrics[at].clear();
+        }
+    }
+
+    /// Tells of each test that has ended, once.
+    pub fn tell(&mut self, on_end: &mut dyn FnMut(&TestEnd)) {
+        for at in 0..self.tests.len() {
+            if self.verdicts[at].is_some() && !self.told[at] {
+                self.told[at] = true;
+                on_end(&self.end(at));
+            }
         }
     }
 
@@ -133,14 +176,17 @@ impl Round {
 
     /// How all of them ended.
     pub fn ends(&self) -> Vec<TestEnd> {
-        let verdicts = self.verdicts.iter().zip(&self.ejections);
-        let ends = self.tests.iter().zip(verdicts);
-        ends.map(|(test, (verdict, &ejections))| TestEnd {
-            name: test.name.clone(),
-            verdict: (verdict.clone()).unwrap_or_else(|| Verdict::Failed("no verdict".to_owned())),
-            ejections,
-        })
-        .collect()
+        (0..self.tests.len()).map(|at| self.end(at)).collect()
+    }
+
+    fn end(&self, at: usize) -> TestEnd {
+        let verdict = self.verdicts[at].clone();
+        TestEnd {
+            name: self.tests[at].name.clone(),
+            verdict: verdict.unwrap_or_else(|| Verdict::Failed("no verdict".to_owned())),
+            ejections: self.ejections[at],
+            metrics: self.metrics[at].clone(),
+        }
     }
 
     /// Those that have not ended failed, for this reason.
@@ -170,6 +216,7 @@ mod tests {
     #[test]
     fn parse_every_line_of_the_protocol() {
         let failed = |why: &str| Verdict::Failed(why.to_owned());
+        let skip = |why: &str| Verdict::Skip(why.to_owned());
         let cases = [
             ("start a", Some(Line::Start("a"))),
             ("ok a 1.25", Some(Line::Done("a", Verdict::Ok))),
@@ -178,7 +225,8 @@ mod tests {
                 "FAILED a:",
                 Some(Line::Done("a", failed("no reason given"))),
             ),
-            ("skip a: no SMT", Some(Line::Done("a", Verdict::Skip))),
+            ("skip a: no SMT", Some(Line::Done("a", skip("no SMT")))),
+            ("retry a: late", Some(Line::Retry)),
             ("metric a k=1 l=2", Some(Line::Metric("a k=1 l=2"))),
             ("ejected a 4", Some(Line::Ejected("a", 4))),
             ("ejected a x", None),
@@ -205,7 +253,12 @@ mod tests {
             ],
         );
         assert!(round.todo().is_empty());
-        let want = [Verdict::Ok, Verdict::Failed("why".into()), Verdict::Skip].map(Some);
+        let want = [
+            Verdict::Ok,
+            Verdict::Failed("why".into()),
+            Verdict::Skip("x".into()),
+        ]
+        .map(Some);
         assert_eq!(round.verdicts, want);
     }
 
@@ -221,6 +274,37 @@ mod tests {
         let counts: Vec<_> = ends.iter().map(|end| end.ejections).collect();
         assert_eq!(counts, [1, 3]);
         assert_eq!(ends[0].verdict, Verdict::Failed("x".to_owned()));
+    }
+
+    #[test]
+    fn round_each_end_is_told_once_with_its_last_figures() {
+        let mut round = round(&["a", "b"]);
+        let mut told = Vec::new();
+        for line in [
+            "metric of k=0",
+            "start a",
+            "metric m k=1",
+            "retry a: late",
+            "metric m k=2",
+            "metric n k=3",
+            "ok a 1",
+            "start b",
+            "metric m k=4",
+        ] {
+            round.line(line);
+            round.tell(&mut |end| told.push(end.clone()));
+        }
+        assert_eq!((told.len(), told[0].name.as_str()), (1, "a"));
+        assert_eq!(told[0].metrics, ["m k=2", "n k=3"]);
+        feed(&mut round, &["start b", "metric m k=5"]);
+        round.give_up("gone");
+        round.tell(&mut |end| told.push(end.clone()));
+        round.tell(&mut |end| told.push(end.clone()));
+        assert_eq!(
+            (told.len(), &*told[1].metrics),
+            (2, &["m k=5".to_owned()][..])
+        );
+        assert_eq!(told, round.ends());
     }
 
     #[test]

@@ -1,0 +1,123 @@
+//! Claims of policies, preemption, structures of idle servers, and the configuration.
+
+use super::{Claim, claim, source};
+
+const fn row(
+    name: &'static str,
+    test: &'static str,
+    metric: &'static str,
+    key: &'static str,
+) -> Claim {
+    claim('D', name, test, metric, key)
+}
+
+/// Takes that found a server, in a race with one waker or two; half of 100,000 each.
+const fn idle(name: &'static str, test: &'static str, metric: &'static str) -> Claim {
+    row(name, test, metric, "takes").at_least(50_000.0)
+}
+
+const fn tier(name: &'static str, key: &'static str, share: f64) -> Claim {
+    row(name, "vm_policy_quota_tiers", "quota", key).near(share, 0.02)
+}
+
+const fn churn(name: &'static str, key: &'static str) -> Claim {
+    let test = "vm_full_group_preemption_churn_unprivileged";
+    row(name, test, "group_preemption_churn", key).at_least(100_000.0)
+}
+
+const BIMODAL: &str = "vm_full_group_quantum_serves_short_ones";
+const STACK: &str = "vm_hammer_idle_stack";
+const RING: &str = "vm_hammer_idle_ring";
+const MASK: &str = "vm_hammer_idle_mask";
+const SLICES: &str = "vm_group_quantum_slices";
+const KICK: &str = "vm_full_group_kick_latency";
+const DEADLINES: &str = "vm_full_policy_10000_deadlines_are_met";
+
+pub const ROWS: &[Claim] = &[
+    idle("idle-servers.stack.1", STACK, "hammer_idle wakers=1"),
+    idle("idle-servers.stack.2", STACK, "hammer_idle wakers=2"),
+    idle("idle-servers.ring.1", RING, "hammer_idle wakers=1"),
+    idle("idle-servers.ring.2", RING, "hammer_idle wakers=2"),
+    idle("idle-servers.mask.1", MASK, "hammer_idle wakers=1"),
+    idle("idle-servers.mask.2", MASK, "hammer_idle wakers=2"),
+    row("quantum.short-p99", BIMODAL, "quantum_bimodal", "p99").at_most(0.1),
+    row("quantum.cpu", BIMODAL, "quantum_bimodal", "cpu").at_most(1.05),
+    row(
+        "quantum.throughput",
+        BIMODAL,
+        "quantum_bimodal",
+        "saturation",
+    )
+    .at_least(0.95),
+    row(
+        "quantum.slice-500us",
+        SLICES,
+        "group_quantum us=500",
+        "median",
+    )
+    .unit("us")
+    .near(500.0, 100.0),
+    row(
+        "quantum.slice-100us",
+        SLICES,
+        "group_quantum us=100",
+        "median",
+    )
+    .unit("us")
+    .near(100.0, 20.0),
+    churn("preempt.kick", "kicked"),
+    churn("preempt.sigalrm", "signalled"),
+    churn("preempt.quantum", "timed"),
+    row(
+        "kick.median",
+        KICK,
+        "group_kick_latency",
+        "median_instructions",
+    )
+    .unit("instructions"),
+    row("kick.p99", KICK, "group_kick_latency", "p99").unit("instructions"),
+    row("deadline.jobs", DEADLINES, "deadlines", "jobs").at_least(10_000.0),
+    row("deadline.missed.long", DEADLINES, "deadlines", "missed").at_most(0.0),
+    row(
+        "deadline.missed-by-fair",
+        DEADLINES,
+        "deadlines_fair",
+        "missed",
+    )
+    .beside("jobs", source("deadlines_fair", "jobs"))
+    .at_least(0.05),
+    row(
+        "deadline.missed.short",
+        "vm_policy_deadlines_are_met",
+        "deadlines",
+        "missed",
+    )
+    .at_most(0.0),
+    tier("quota.first", "first", 0.6),
+    tier("quota.second", "second", 0.3),
+    tier("quota.third", "third", 0.1),
+    row(
+        "priority.aging",
+        "vm_policy_priority_ages",
+        "aging",
+        "gap_ms",
+    )
+    .unit("ms")
+    .at_most(240.0),
+    row(
+        "share.config",
+        "vm_config_groups_share_a_cpu",
+        "config_share",
+        "heavy",
+    )
+    .near(0.75, 0.04),
+    row(
+        "reload.stall",
+        "vm_full_config_1000_reloads",
+        "reloads",
+        "stall_ms",
+    )
+    .unit("ms")
+    .at_most(10.0)
+    .plus(source("reloads", "without_reloads_ms")),
+];
