@@ -88,7 +88,7 @@ enum umcg_hand {
 struct umcg_own {
 	u64 swept_ns;		/* relief last walked PARK */
 	u64 oldest_ns;		/* the longest wait that it found */
-	u64 quantum_ns;		/* the timer's, for who runs here now; ~0 = none */
+	u64 quantum_left_ns;	/* when the timer looks here again; ~0 = no quantum */
 	u64 perf_ns;		/* the last window of its utilisation ended */
 	u64 perf_idle_ns;	/* idle_ns then */
 	u32 perf;		/* utilisation, of SCX_CPUPERF_ONE */

@@ -146,16 +146,26 @@ static __always_inline u64 quantum_of(const struct umcg_worker *w, s32 cpu)
 	return crowd < quantum ? crowd : quantum;
 }
 
+/*
+ * The timer comes at the end of the quantum, not each quantum: the next worker is picked
+ * after the sweep that made room for it, so a period from that on ends just before it. An
+ * eighth is how late it may be, or each of many CPUs had the timer for an end of its own.
+ */
 __weak int quantum_sweep(s32 cpu, u64 now)
 {
 	struct umcg_cpu *c = cpu_rec(cpu);
 	u32 idx = c->cur_idx;
 	struct umcg_worker *w = idx ? worker_rec(idx) : NULL;
-	u64 quantum = w ? quantum_of(w, cpu) : ~0ULL;
+	u64 quantum = w ? quantum_of(w, cpu) : ~0ULL, left = quantum, end;
 
-	cpu_own(cpu)->quantum_ns = quantum;
-	if (w && quantum != ~0ULL && now >= c->picked_ns + quantum)
-		request_preempt(w, idx, cpu);
+	if (w && quantum != ~0ULL) {
+		end = c->picked_ns + quantum;
+		if (now + STINT_SLACK_NS >= end)
+			request_preempt(w, idx, cpu);
+		else
+			left = end - now > quantum / 8 ? end - now : quantum / 8;
+	}
+	cpu_own(cpu)->quantum_left_ns = left;
 	return 0;
 }
 
@@ -224,7 +234,7 @@ __weak int sweep_cpu(s32 cpu, u64 now)
 
 static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 {
-	u64 now = umcg_now(), period = PERIOD_IDLE_NS, quantum;
+	u64 now = umcg_now(), period = PERIOD_IDLE_NS, left;
 	u32 helpless = 0;
 	int cpu, found;
 
@@ -235,11 +245,11 @@ static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 			helpless = 1;
 		if (!(found & SWEEP_BUSY))
 			continue;
-		quantum = cpu_own(cpu)->quantum_ns;
-		if (quantum > PERIOD_BUSY_NS)
-			quantum = PERIOD_BUSY_NS;
-		if (quantum < period)
-			period = quantum;
+		left = cpu_own(cpu)->quantum_left_ns;
+		if (left > PERIOD_BUSY_NS)
+			left = PERIOD_BUSY_NS;
+		if (left < period)
+			period = left;
 	}
 	WRITE_ONCE(umcg_helpless, helpless);
 	if (READ_ONCE(umcg_stint_at) && READ_ONCE(umcg_stint_at) + PERIOD_BUSY_NS < now)

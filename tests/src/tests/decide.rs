@@ -9,9 +9,10 @@ use scx_umcg::runfile::RunFile;
 use scx_umcg::status;
 use umcg::sync::Ordering::Relaxed;
 
-use super::{Test, timed};
+use super::{Test, short, timed};
 use crate::harness::{Sched, Verdict, adopt, metric, wait_until};
 use crate::load::{self, Hog, clock_ns, pin};
+use crate::race;
 
 pub const TESTS: &[Test] = &[
     timed(
@@ -34,7 +35,12 @@ pub const TESTS: &[Test] = &[
         15,
         weight,
     ),
-    timed("vm_quantum_forces_preemption", "decide,newest", 8, quantum),
+    short(
+        "vm_quantum_forces_preemption",
+        "cost,newest,icount,cpus=1",
+        8,
+        quantum,
+    ),
     timed("vm_kick_ends_one_stint", "decide,newest", 6, kick),
 ];
 
@@ -292,20 +298,21 @@ fn kick() -> Result<Verdict> {
 }
 
 fn quantum() -> Result<Verdict> {
-    let sched = Sched::start(&["--quantum-us", "1000", "--slice-us", "50000"])?;
+    let sched = Sched::start(&["--quantum-us", "500", "--slice-us", "50000"])?;
     let hogs = Hog {
         cpu: Some(0),
         ..Hog::default()
     }
     .start_many(2)?;
     std::thread::sleep(Duration::from_millis(300));
-    let before = sched.counter("preempt_forced")?;
-    std::thread::sleep(Duration::from_secs(2));
-    let forced = (sched.counter("preempt_forced")? - before) as f64 / 2.0;
-    metric("quantum", &[("forced_per_s", forced)]);
+    let turns = || -> Result<u64> { Ok(race::preemptions(&hogs)?.iter().sum()) };
+    let before = turns()?;
+    let cpu_s: f64 = load::shares(&hogs, Duration::from_secs(2))?.iter().sum();
+    let mean_us = cpu_s * 1e6 / (turns()? - before).max(1) as f64;
+    metric("quantum", &[("turn_us", mean_us)]);
     ensure!(
-        forced > 50.0,
-        "{forced:.0} forced preemptions/s with a quantum of 1 ms"
+        (400.0..600.0).contains(&mean_us),
+        "a turn of {mean_us:.0} us with a quantum of 500"
     );
     sched.no_ejection()?;
     drop(hogs);
