@@ -13,6 +13,7 @@ use super::sysgroups::{self, Seated, Seats};
 use crate::cli::RunArgs;
 use crate::config::cpus::Machine;
 use crate::config::{Config, Daemon, Kind, Origin, file_of};
+use crate::exit::Failure;
 use crate::runfile::RunFile;
 use crate::shared::Shared;
 
@@ -80,9 +81,13 @@ impl Live {
         self.parts.as_ref().map_or(&[], |parts| &parts.file.system)
     }
 
-    /// What holds at the end.
-    pub fn into_config(self) -> Config {
-        self.config
+    /// What the next attachment runs, where what is fixed in this one may change.
+    pub fn next(self) -> Config {
+        let name = self.name();
+        let read = Config::load(&self.args, &self.machine);
+        let (config, told) = after_ejection(self.config, read, &name);
+        told.iter().for_each(|line| warn!("{line}"));
+        config
     }
 
     /// The end of the attachment.
@@ -175,6 +180,22 @@ impl Live {
     }
 }
 
+/// The new configuration or, if there is none to take over, the old one; what is to be told of it.
+fn after_ejection(old: Config, new: Result<Config, Failure>, name: &str) -> (Config, Vec<String>) {
+    let wrong = match new {
+        // The file that is read if it is there: gone is no wish for the defaults.
+        Ok(new) if new.file.is_none() && old.file.is_some() => format!("{name}: no such file"),
+        Ok(new) => {
+            let told = new.warnings.clone();
+            return (new, told);
+        }
+        Err(err) => err.to_string(),
+    };
+    let kept = format!("configuration not taken over: {name}; what ran before goes on");
+    let told = wrong.lines().map(str::to_owned).chain([kept]).collect();
+    (old, told)
+}
+
 /// What cannot change while it runs, and would: a line for each.
 fn fixed(now: &Config, new: &Config, name: &str, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
@@ -231,16 +252,23 @@ fn fixed(now: &Config, new: &Config, name: &str, count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::cpus::CpuSet;
 
-    fn parse(text: &str) -> Config {
+    fn read(text: &str) -> Result<Config, Failure> {
         let machine = Machine {
             possible: CpuSet::first(2),
             online: CpuSet::first(2),
             ..Machine::default()
         };
-        Config::parse("c.toml", text, &RunArgs::default(), &machine).unwrap()
+        let (path, args) = (Path::new("c.toml"), RunArgs::default());
+        Config::from_bytes(path, text.as_bytes(), &args, &machine)
+    }
+
+    fn parse(text: &str) -> Config {
+        read(text).unwrap()
     }
 
     #[test]
@@ -263,5 +291,31 @@ mod tests {
                     fair (key); put it back, or restart";
         assert_eq!(fixed(&now, &parse(text), "c.toml", 2), [want]);
         assert_eq!(fixed(&parse(text), &now, "c.toml", 2).len(), 1);
+    }
+
+    #[test]
+    fn ejection_with_a_wrong_or_vanished_file_keeps_what_ran_and_tells_it() {
+        let old = || parse("[daemon]\nslice_us = 1000\n");
+        let kept = "configuration not taken over: c.toml; what ran before goes on";
+        let wrong = read("[daemon]\nslice_us = 5\nstage = 0\n");
+        let (config, told) = after_ejection(old(), wrong, "c.toml");
+        assert_eq!(config.daemon.slice_us, 1000);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].starts_with("c.toml:2:12: slice_us = 5"), "{told:?}");
+        assert_eq!(told[2], kept);
+        let gone = Config {
+            file: None,
+            ..parse("")
+        };
+        let (config, told) = after_ejection(old(), Ok(gone.clone()), "c.toml");
+        assert_eq!(config.daemon.slice_us, 1000);
+        assert_eq!(told, ["c.toml: no such file", kept]);
+        // There never was one.
+        let (config, told) = after_ejection(gone.clone(), Ok(gone), "c.toml");
+        assert_eq!((config.daemon.slice_us, told.len()), (4000, 0));
+        // What a reload may not change.
+        let new = read("[daemon]\npolicy = \"fifo\"\nquantum_us = 8000\n");
+        let (config, told) = after_ejection(old(), new, "c.toml");
+        assert_eq!((config.daemon.policy.as_str(), told.len()), ("fifo", 1));
     }
 }

@@ -93,8 +93,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             )
             .into());
         }
-        // A new load: what could not change before may now. A wrong file changes nothing.
-        config = Config::load(args, &machine).unwrap_or(live.into_config());
+        config = live.next();
         info!("attaching again ({} of {MAX_REATTACH})", ejections.len());
     }
 }
