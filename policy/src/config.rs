@@ -1,5 +1,7 @@
 //! Which policy, how it decides, and its parameters: what a flag or a configuration file says.
 
+use std::ops::Range;
+
 use crate::error::PolicyError;
 use crate::{Decide, Policy};
 use crate::{arrival, bypid, deadline, fair, fifo, lifo, priority, quota, rr, weight};
@@ -131,6 +133,37 @@ pub fn create(
     PolicyConfig::parse(text)?.decide(decide).build(capacity)
 }
 
+/// All that is wrong with `text`, which [`PolicyConfig::parse`] reads: the bytes of the name or of
+/// an option, and what of it. Empty: [`create`] makes a policy of it.
+pub fn faults(text: &str) -> Vec<(Range<usize>, PolicyError)> {
+    let (name, options) = match text.split_once(':') {
+        Some((name, options)) => (name, options),
+        None => (text, ""),
+    };
+    if let Err(err) = create(name, None, 1) {
+        return vec![(0..name.len(), err)];
+    }
+    if name == text {
+        return Vec::new();
+    }
+    let key = |option: &str| option.split('=').next().map(|key| key.trim().to_owned());
+    let (mut found, mut at) = (Vec::new(), name.len() + 1);
+    let mut rest = options.split(',');
+    while let Some(option) = rest.next() {
+        let start = at + option.len() - option.trim_start().len();
+        let place = start..start + option.trim().len();
+        at += option.len() + 1;
+        if rest.clone().any(|later| key(later) == key(option)) {
+            continue;
+        }
+        // Alone: no option is about another one.
+        if let Err(err) = create(&format!("{name}:{option}"), None, 1) {
+            found.push((place, err));
+        }
+    }
+    found
+}
+
 /// The keys that the policy `name` takes; `None`: there is no such policy.
 pub fn options(name: &str) -> Option<&'static [&'static str]> {
     let entry = POLICIES.iter().find(|entry| entry.name == name)?;
@@ -252,6 +285,7 @@ pub const NAMES: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn create_known_names_make_what_was_asked() {
@@ -286,5 +320,29 @@ mod tests {
         let config = PolicyConfig::parse("rr:slice_us=1, slice_us = 700").expect("two options");
         assert_eq!(config.name(), "rr");
         assert!(config.build(4).is_ok(), "the first one is void");
+    }
+
+    #[test]
+    fn faults_are_told_of_each_option_at_its_place() {
+        let parts = |text: &'static str| -> Vec<(&str, ErrorKind)> {
+            let told = |(at, err): (Range<usize>, PolicyError)| (&text[at], err.kind());
+            faults(text).into_iter().map(told).collect()
+        };
+        let wrong = "quota:tiers=60/50, perod_ms=5,x ,period_ms=1";
+        let want = [
+            ("tiers=60/50", ErrorKind::Shares),
+            ("perod_ms=5", ErrorKind::Option),
+            ("x", ErrorKind::Option),
+            ("period_ms=1", ErrorKind::Value),
+        ];
+        assert_eq!(parts(wrong), want);
+        assert_eq!(parts("fiffo:x=1"), [("fiffo", ErrorKind::Name)]);
+        assert_eq!(parts("fifo:"), [("", ErrorKind::Option)]);
+        for right in ["fair", "rr:slice_us=1,slice_us=500", "quota:period_ms=50"] {
+            assert_eq!(
+                (parts(right), create(right, None, 1).is_ok()),
+                (vec![], true)
+            );
+        }
     }
 }

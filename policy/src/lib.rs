@@ -91,7 +91,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use attrs::{Attrs, Refused, Reservation};
-pub use config::{NAMES, PolicyConfig, create, options};
+pub use config::{NAMES, PolicyConfig, create, faults, options};
 pub use error::{ErrorKind, PolicyError, UnknownDecide};
 pub use heap::Heap;
 pub use queue::Queue;

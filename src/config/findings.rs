@@ -63,6 +63,16 @@ impl Findings {
         line.chars().take(QUOTED).chain("...".chars()).collect()
     }
 
+    /// Where `part` of `text` stands, the string whose value is at `span`: all of that, if it has
+    /// escapes and so is no text of the file.
+    pub fn part(&self, span: &Range<usize>, text: &str, part: &Range<usize>) -> Range<usize> {
+        let value = self.text.get(span.clone()).unwrap_or_default();
+        match value.find(text) {
+            Some(at) => span.start + at + part.start..span.start + at + part.end,
+            None => span.clone(),
+        }
+    }
+
     /// No TOML. To be told before what is read there.
     pub fn syntax(&mut self, span: &Range<usize>, text: &str) {
         self.add(span, false, text.to_owned());
@@ -151,6 +161,15 @@ mod tests {
         assert_eq!(Findings::of("f", "").place(0), Place { line: 1, column: 1 });
         assert_eq!(found.quote(&(0..5)), "a = 1");
         assert_eq!(found.quote(&(0..8)), "a = 1...");
+    }
+
+    #[test]
+    fn part_of_a_string_has_a_place_of_its_own_unless_it_has_escapes() {
+        let text = r#"a = "x:y,z" b = "x\u003ay""#;
+        let found = Findings::of("f", text);
+        assert_eq!(&text[found.part(&(4..11), "x:y,z", &(2..3))], "y");
+        let span = 16..text.len();
+        assert_eq!(found.part(&span, "x:y", &(2..3)), span);
     }
 
     #[test]

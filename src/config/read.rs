@@ -113,7 +113,7 @@ fn daemon(
     let mut s = Section::new("[daemon]", table, &DAEMON_KEYS, found);
     let or = Daemon::default();
     let on = |flag: bool| flag.then_some(true);
-    let read = s.get("policy", found, policy);
+    let read = policy(&mut s, found);
     let policy = s.flag("policy", args.policy.clone(), read, or.policy);
     let read = s.get("decide", found, decide);
     let decide = s.flag("decide", args.decide.map(Some), read.map(Some), None);
@@ -188,7 +188,7 @@ fn group(
         }
     };
     let sound = found.errors() == before;
-    let own = s.get("policy", found, policy);
+    let own = policy(&mut s, found);
     let decide = s.get("decide", found, decide);
     let it = Group {
         name: name.unwrap_or_default(),
@@ -237,16 +237,21 @@ fn decides<T>(draft: &Draft<T>, policy: &str, decide: Option<Decide>, found: &mu
     }
 }
 
-fn policy(value: &DeValue<'_>) -> Result<String, String> {
-    let name = text(value)?;
-    match create(&name, None, 1) {
-        Ok(_) => Ok(name),
-        Err(err) if err.kind() != ErrorKind::Name => Err(err.to_string()),
-        Err(_) => {
-            let guess = did_you_mean(&name, NAMES.iter().copied());
-            Err(format!("unknown; known: {}{guess}", listed(NAMES)))
+fn policy(s: &mut Section<'_, '_>, found: &mut Findings) -> Option<String> {
+    let policy = s.get("policy", found, text)?;
+    let span = s.spans.get("policy")?;
+    let faults = umcg_policy::faults(&policy);
+    for (part, err) in &faults {
+        if err.kind() == ErrorKind::Name {
+            let guess = did_you_mean(&policy[part.clone()], NAMES.iter().copied());
+            let (quoted, names) = (found.quote(span), listed(NAMES));
+            let text = format!("policy = {quoted}: unknown; known: {names}{guess}");
+            found.error(span, text);
+        } else {
+            found.error(&found.part(span, &policy, part), err.to_string());
         }
     }
+    faults.is_empty().then_some(policy)
 }
 
 fn decide(value: &DeValue<'_>) -> Result<Decide, String> {
@@ -283,27 +288,10 @@ fn cpus(s: &mut Section<'_, '_>, machine: &Machine, found: &mut Findings) -> Cpu
 fn rule(table: &DeTable<'_>, found: &mut Findings) -> Rule {
     let mut s = Section::new("match", table, &MATCH_KEYS, found);
     Rule {
-        cgroup: s
-            .get("cgroup", found, many(|v| path(v, Glob::tree)))
-            .unwrap_or_default(),
-        comm: s.get("comm", found, many(comm)).unwrap_or_default(),
-        uid: s.get("uid", found, many(user)).unwrap_or_default(),
-        exe: s
-            .get("exe", found, many(|v| path(v, Glob::file)))
-            .unwrap_or_default(),
-    }
-}
-
-/// One value or a list of them.
-fn many<T>(
-    read: impl Fn(&DeValue<'_>) -> Result<T, String>,
-) -> impl FnOnce(&DeValue<'_>) -> Result<Vec<T>, String> {
-    move |value| match value.as_array() {
-        Some(list) if list.is_empty() => {
-            Err("takes nothing; leave the key out to take all".to_owned())
-        }
-        Some(list) => list.iter().map(|value| read(value.get_ref())).collect(),
-        None => Ok(vec![read(value)?]),
+        cgroup: s.each("cgroup", found, |v| path(v, Glob::tree)),
+        comm: s.each("comm", found, comm),
+        uid: s.each("uid", found, user),
+        exe: s.each("exe", found, |v| path(v, Glob::file)),
     }
 }
 

@@ -53,20 +53,40 @@ impl<'a, 'i> Section<'a, 'i> {
         found: &mut Findings,
         read: impl FnOnce(&DeValue<'i>) -> Result<T, String>,
     ) -> Option<T> {
+        let value = self.value(key, found)?;
+        taken(key, value, read(value.get_ref()), found)
+    }
+
+    /// The values of `key`, one or a list of them; a finding for each that `read` does not take.
+    pub fn each<T>(
+        &mut self,
+        key: &'static str,
+        found: &mut Findings,
+        read: impl Fn(&DeValue<'i>) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(value) = self.value(key, found) else {
+            return Vec::new();
+        };
+        let list = match value.get_ref().as_array() {
+            Some(list) => &list[..],
+            None => std::slice::from_ref(value),
+        };
+        if list.is_empty() {
+            let nothing = "takes nothing; leave the key out to take all";
+            taken::<T>(key, value, Err(nothing.to_owned()), found);
+        }
+        list.iter()
+            .filter_map(|value| taken(key, value, read(value.get_ref()), found))
+            .collect()
+    }
+
+    /// The value of `key`, which is from the file.
+    fn value(&mut self, key: &'static str, found: &Findings) -> Option<&'a Value<'i>> {
         let value = self.table.get(key)?;
         self.spans.insert(key, value.span());
-        match read(value.get_ref()) {
-            Ok(read) => {
-                let line = found.place(value.span().start).line;
-                self.origins.insert(key, Origin::File(line));
-                Some(read)
-            }
-            Err(text) => {
-                let quoted = found.quote(&value.span());
-                found.error(&value.span(), format!("{key} = {quoted}: {text}"));
-                None
-            }
-        }
+        let line = found.place(value.span().start).line;
+        self.origins.insert(key, Origin::File(line));
+        Some(value)
     }
 
     /// What holds of a flag, the file's value and the default.
@@ -79,18 +99,30 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// A table inside; a finding if it is something else.
     pub fn table(&mut self, key: &'static str, found: &mut Findings) -> Option<&'a DeTable<'i>> {
-        let value = self.table.get(key)?;
-        self.spans.insert(key, value.span());
+        let value = self.value(key, found)?;
         let table = value.get_ref().as_table();
-        if table.is_some() {
-            let line = found.place(value.span().start).line;
-            self.origins.insert(key, Origin::File(line));
-        } else {
+        if table.is_none() {
             let text = format!("{key} = {}: no table", found.quote(&value.span()));
             found.error(&value.span(), text);
         }
         table
     }
+}
+
+/// What was `read` of `value`; a finding if that failed.
+fn taken<T>(
+    key: &str,
+    value: &Value<'_>,
+    read: Result<T, String>,
+    found: &mut Findings,
+) -> Option<T> {
+    let text = match read {
+        Ok(read) => return Some(read),
+        Err(text) => text,
+    };
+    let quoted = found.quote(&value.span());
+    found.error(&value.span(), format!("{key} = {quoted}: {text}"));
+    None
 }
 
 /// A whole number within `range`, or 0 where that means off.

@@ -145,6 +145,14 @@ cpus = "llc:7"
 [[group]]
 name = "default"
 preempt = 1
+
+[[group]]
+name = "lists"
+match.comm = ["ok", "longer_than_16_bytes", "*_is_longer_too_than_it"]
+match.cgroup = ["a", "/b", "c"]
+match.uid = [0, 1.5, -1]
+match.exe = []
+policy = "quota:tiers=60/50, perod_ms=5,period_ms=1"
 "#;
     let known_d = "policy, decide, slice_us, quantum_us, stage, timeout_ms, partial, \
                    ignore_cpu_max, stats, cpus, share, preempt";
@@ -174,6 +182,16 @@ preempt = 1
         "27:1: group without a match; write match = {} to take all threads".to_owned(),
         r#"28:8: name = "default": the name of all threads that no group takes; [daemon] is about default"#.to_owned(),
         "29:11: preempt = 1: not true or false".to_owned(),
+        r#"33:21: comm = "longer_than_16_bytes": "longer_than_16_bytes" never matches; the kernel cuts names after 15 bytes; did you mean "longer_than_16_"?"#.to_owned(),
+        r#"33:45: comm = "*_is_longer_too_than_it": "*_is_longer_too_than_it" never matches; the kernel cuts names after 15 bytes; did you mean "*_is_longer_too"?"#.to_owned(),
+        r#"34:17: cgroup = "a": "a" does not begin at the root; did you mean "/a"?"#.to_owned(),
+        r#"34:28: cgroup = "c": "c" does not begin at the root; did you mean "/c"?"#.to_owned(),
+        "35:17: uid = 1.5: neither a number nor the name of a user".to_owned(),
+        "35:22: uid = -1: not within 0..=4294967295".to_owned(),
+        "36:13: exe = []: takes nothing; leave the key out to take all".to_owned(),
+        r#"37:17: policy "quota": guaranteed shares 110 % in all; at most 100; lower some"#.to_owned(),
+        r#"37:30: policy "quota": option "perod_ms": unknown; known: tiers, period_ms; did you mean period_ms?"#.to_owned(),
+        r#"37:41: policy "quota": period_ms "1": not a whole number within 10..=10000"#.to_owned(),
     ];
     let want: Vec<String> = want
         .into_iter()
@@ -273,10 +291,10 @@ fn config_options_of_a_policy_are_checked() {
     let got = errors(all);
     let wants = [
         (
-            "c.toml:2:10: policy = \"quota:tiers=60/50\": ",
-            "at most 100",
+            "c.toml:2:17: policy \"quota\": guaranteed shares 110 %",
+            "at most 100; lower some",
         ),
-        ("c.toml:6:10: policy = \"rr:slice_us=5\": ", "100..=100000"),
+        ("c.toml:6:14: policy \"rr\": slice_us \"5\": ", "100..=100000"),
     ];
     assert_eq!(got.len(), wants.len(), "{got:?}");
     for (line, (start, end)) in got.iter().zip(wants) {
