@@ -100,7 +100,7 @@ fn overlaps(earlier: &Draft<Group>, later: &Draft<Group>, found: &mut Findings) 
         }
         Overlap::Partial => {
             let text = format!(
-                "overlaps with the match of group {first:?} of line {line}, which gets what both take"
+                "may overlap with the match of group {first:?} of line {line}, which gets what both take"
             );
             found.warn(later.span("match"), text);
         }

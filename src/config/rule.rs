@@ -31,11 +31,11 @@ pub struct Rule {
 /// How two rules stand to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
-    /// No thread can match both, or both are about different things.
+    /// No thread can match both.
     None,
     /// All that the second one takes match the first one.
     Covered,
-    /// Some match both, and each takes some that the other does not.
+    /// Some may match both, and each may take some that the other does not.
     Partial,
     /// All that the first one takes match the second one, which is wider: as is usual.
     Narrower,
@@ -68,24 +68,16 @@ impl Rule {
             return Overlap::Narrower;
         }
         let globs = self.globs().into_iter().zip(later.globs());
-        let mut common = false;
         for (a, b) in globs.filter(|(a, b)| !a.is_empty() && !b.is_empty()) {
-            common = true;
             if !a.iter().any(|a| b.iter().any(|b| a.meets(b))) {
                 return Overlap::None;
             }
         }
-        if !self.uid.is_empty() && !later.uid.is_empty() {
-            common = true;
-            if !self.uid.iter().any(|uid| later.uid.contains(uid)) {
-                return Overlap::None;
-            }
+        let shares = |uid| later.uid.contains(uid);
+        if !self.uid.is_empty() && !later.uid.is_empty() && !self.uid.iter().any(shares) {
+            return Overlap::None;
         }
-        if common {
-            Overlap::Partial
-        } else {
-            Overlap::None
-        }
+        Overlap::Partial
     }
 
     fn globs(&self) -> [&[Glob]; 3] {
@@ -150,7 +142,7 @@ mod tests {
         let by_name = rule(&[], &["x*"], &[]);
         assert_eq!(
             wide.overlap(&by_name),
-            Overlap::None,
+            Overlap::Partial,
             "about different things"
         );
         assert_eq!(by_name.overlap(&rule(&[], &["*y"], &[])), Overlap::Partial);

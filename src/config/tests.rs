@@ -39,6 +39,7 @@ quantum_us = 500
 [[group]]
 name = "batch"
 match.comm = ["cc1*", "ld"]
+match.uid = 1
 preempt = false
 idle = "mask"
 "#;
@@ -254,11 +255,21 @@ cpus = "3"
 [[group]]
 name = "b"
 match = { comm = "*y" }
+[[group]]
+name = "c"
+match = { cgroup = "/c", comm = "z" }
+[[group]]
+name = "d"
+match = { cgroup = "/d", uid = 5 }
 "#;
     let want = [
         "c.toml:5:14: warning: quantum_us = 8000: has no effect, slice_us = 4000 ends first",
         "c.toml:6:8: warning: cpus = \"3\": none of them is online; all CPUs serve until one is",
-        "c.toml:9:9: warning: overlaps with the match of group \"a\" of line 2, which gets what \
+        "c.toml:9:9: warning: may overlap with the match of group \"a\" of line 2, which gets what \
+         both take",
+        "c.toml:15:9: warning: may overlap with the match of group \"a\" of line 2, which gets what \
+         both take",
+        "c.toml:15:9: warning: may overlap with the match of group \"b\" of line 7, which gets what \
          both take",
     ];
     assert_eq!(parse(text).unwrap().warnings, want);
@@ -294,7 +305,10 @@ fn config_options_of_a_policy_are_checked() {
             "c.toml:2:17: policy \"quota\": guaranteed shares 110 %",
             "at most 100; lower some",
         ),
-        ("c.toml:6:14: policy \"rr\": slice_us \"5\": ", "100..=100000"),
+        (
+            "c.toml:6:14: policy \"rr\": slice_us \"5\": ",
+            "100..=100000",
+        ),
     ];
     assert_eq!(got.len(), wants.len(), "{got:?}");
     for (line, (start, end)) in got.iter().zip(wants) {
