@@ -35,6 +35,9 @@ impl Reservation {
 /// All that can be asked for; `None` = nothing was, the policy goes by the weight.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Attrs {
+    /// `fair`, staged: share of CPU time against others, 1..=10000, 100 = one that asked for
+    /// nothing. Who keeps the order charges by it, see [`Facts::key`](crate::Facts::key).
+    pub weight: Option<u32>,
     /// `priority`: 0 = first, 39 = last.
     pub level: Option<u8>,
     /// `quota`: index of its tier.
@@ -127,6 +130,7 @@ impl Attrs {
     /// [`Refused::Unknown`] with the first one that is set and not known.
     pub fn only(&self, known: &str, policy: &'static str) -> Result<(), Refused> {
         let set = [
+            ("weight", self.weight.is_some()),
             ("level", self.level.is_some()),
             ("tier", self.tier.is_some()),
             ("reservation", self.reservation.is_some()),
@@ -203,6 +207,12 @@ mod tests {
         };
         assert_eq!(attrs.only("tier", "quota"), Ok(()));
         assert_eq!(Attrs::default().only("", "fifo"), Ok(()));
+        let weight = Attrs {
+            weight: Some(300),
+            ..Attrs::default()
+        };
+        assert_eq!(weight.only("weight", "fair"), Ok(()));
+        assert!(weight.only("", "fifo").is_err());
         let text = attrs.only("level", "priority").map_err(|e| e.to_string());
         let want = "attribute tier: policy priority knows no such one";
         assert_eq!(text, Err(want.to_owned()));

@@ -3,7 +3,8 @@
 //! Keyed, the default: BPF charges virtual time, orders by it and preempts by itself; what the
 //! policy adds is a bias for workers whose bursts are short. Their place is then ahead of
 //! equals, so they wait less; as the bias is not charged, shares stay exact.
-//! Staged: picks by virtual time as of the worker's `enqueue`, at most 4 ms of work ahead.
+//! Staged: picks by virtual time as of the worker's `enqueue`, at most 4 ms of work ahead. What
+//! a worker asks for, [`Attrs::weight`], whoever keeps that time charges by.
 //! Measured (`docs/design.md#fair`): staging costs more and is less responsive, because a choice made
 //! ahead is old when it runs.
 //!
@@ -12,8 +13,9 @@
 //! at most 5 ms (plus a bias of 0.5 ms) before the clock, so each waiting worker becomes the
 //! earliest. Staged, those picked ahead go first, which the budget bounds.
 
+use crate::attrs::within;
 use crate::heap::Heap;
-use crate::{Decide, Facts, Order, Policy, Terms, Traits, WorkerId};
+use crate::{Attrs, Decide, Facts, Order, Policy, Refused, Terms, Traits, WorkerId};
 
 /// Bursts below this make a short sleeper.
 const SHORT_NS: u32 = 1_000_000;
@@ -102,6 +104,23 @@ impl Policy for Fair {
     fn remove(&mut self, w: WorkerId) {
         self.waiting.remove(w);
     }
+
+    // Keyed: the kernel charges, by nice values and cgroups.
+    fn assign(&mut self, w: WorkerId, attrs: &Attrs) -> Result<(), Refused> {
+        let known = match self.decide {
+            Decide::Keyed => "",
+            Decide::Staged => "weight",
+        };
+        attrs.only(known, self.name())?;
+        if w.0 >= self.capacity {
+            let (id, capacity) = (w.0, self.capacity);
+            return Err(Refused::Worker { id, capacity });
+        }
+        match attrs.weight {
+            Some(weight) => within("weight", weight.into(), 1, 10_000),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,5 +180,24 @@ mod tests {
         );
         assert_eq!(fair.stage_budget_ns(), 4_000_000);
         assert!(!fair.traits().history);
+    }
+
+    #[test]
+    fn fair_takes_weights_where_virtual_time_is_not_the_kernels() {
+        let weight = |weight| Attrs {
+            weight: Some(weight),
+            ..Attrs::default()
+        };
+        let mut fair = Fair::new(Decide::Staged, 4);
+        for good in [1, 10_000] {
+            assert_eq!(fair.assign(W, &weight(good)), Ok(()));
+        }
+        for bad in [0, 10_001] {
+            let text = fair.assign(W, &weight(bad)).map_err(|e| e.to_string());
+            assert_eq!(text, Err(format!("weight {bad}: not within 1..=10000")));
+        }
+        let none = fair.assign(WorkerId(4), &weight(100));
+        assert_eq!(none, Err(Refused::Worker { id: 4, capacity: 4 }));
+        assert!(Fair::new(Decide::Keyed, 4).assign(W, &weight(300)).is_err());
     }
 }

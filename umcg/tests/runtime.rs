@@ -320,6 +320,17 @@ fn runtime_refuses_what_its_policy_does() {
         assert_eq!(good.is_ok(), policy == "priority");
         assert!(bad.is_err());
     }
+    // What a weight does to turns: src/runtime/ready.rs.
+    let weight = |weight| Attrs {
+        weight: Some(weight),
+        ..Attrs::default()
+    };
+    let builder = builder().servers(2).queue(Queue::PerServer).policy("fair");
+    let runtime = builder.build().expect("a runtime");
+    let task = runtime.spawn(move || [300, 0].map(|asked| assign(&weight(asked))));
+    let [good, bad] = task.join().expect("no panic");
+    assert_eq!(good, Ok(()));
+    assert!(matches!(bad, Err(Refused::Range { attr: "weight", .. })));
 }
 
 #[test]

@@ -355,6 +355,7 @@ impl World {
     fn assign(&mut self, id: u32) {
         let some = |random: &mut Random, most| (random.below(3) > 0).then(|| random.below(most));
         let attrs = Attrs {
+            weight: some(&mut self.random, 20_000).map(|weight| weight as u32),
             level: some(&mut self.random, 50).map(|level| level as u8),
             tier: some(&mut self.random, 5).map(|tier| tier as u8),
             reservation: some(&mut self.random, 100_000)

@@ -15,6 +15,7 @@ thread_local! {
 }
 
 const NOTHING: Attrs = Attrs {
+    weight: None,
     level: None,
     tier: None,
     reservation: None,

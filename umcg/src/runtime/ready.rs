@@ -23,10 +23,15 @@ pub(super) struct Ready {
     vnow: u64,
 }
 
+/// Of a worker that has asked for no other one.
+const WEIGHT: u32 = 100;
+
 /// What the policy's facts are made of.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Account {
     id: u64,
+    /// Its share against others, by which `v` grows.
+    weight: u32,
     /// The edge to RUNNABLE that it was last queued for.
     queued_at_ns: u64,
     v: u64,
@@ -38,6 +43,24 @@ struct Account {
     avg_ns: u32,
     /// How long it may run, as the policy says; 0 = as the runtime does.
     slice_us: u32,
+}
+
+impl Account {
+    /// Of a worker that comes when virtual time is `v`.
+    fn new(id: u64, v: u64) -> Self {
+        Self {
+            id,
+            weight: WEIGHT,
+            queued_at_ns: 0,
+            v,
+            run_ns: 0,
+            run_at_sleep_ns: 0,
+            woke_ns: 0,
+            born_ns: 0,
+            avg_ns: 0,
+            slice_us: 0,
+        }
+    }
 }
 
 impl Ready {
@@ -64,7 +87,7 @@ impl Ready {
         }
         Ok(Self {
             policy,
-            workers: vec![Account::default(); records as usize],
+            workers: vec![Account::new(0, 0); records as usize],
             vnow: 0,
         })
     }
@@ -92,7 +115,9 @@ impl Ready {
     pub(super) fn assign(&mut self, worker: Id, attrs: &Attrs) -> std::result::Result<(), Refused> {
         let index = worker.index();
         self.policy.assign(WorkerId(index), attrs)?;
-        self.workers[index as usize].woke_ns = clock::now();
+        let account = self.account(worker);
+        account.woke_ns = clock::now();
+        account.weight = attrs.weight.unwrap_or(WEIGHT);
         Ok(())
     }
 
@@ -131,19 +156,22 @@ impl Ready {
         Some((Id::from_raw(account.id), account.slice_us))
     }
 
-    fn facts(&mut self, event: &Event) -> Facts {
-        let account = &mut self.workers[event.worker.index() as usize];
-        if account.id != event.worker.raw() {
-            *account = Account {
-                id: event.worker.raw(),
-                v: self.vnow,
-                ..Account::default()
-            };
+    /// That of `worker`, not of who had its record before.
+    fn account(&mut self, worker: Id) -> &mut Account {
+        let account = &mut self.workers[worker.index() as usize];
+        if account.id != worker.raw() {
+            *account = Account::new(worker.raw(), self.vnow);
         }
+        account
+    }
+
+    fn facts(&mut self, event: &Event) -> Facts {
+        let floor = self.vnow.wrapping_sub(SLEEPER_NS);
+        let account = self.account(event.worker);
         let ran = event.run_ns.saturating_sub(account.run_ns);
         account.run_ns += ran;
-        account.v = account.v.wrapping_add(ran);
-        let floor = self.vnow.wrapping_sub(SLEEPER_NS);
+        let v = ran * u64::from(WEIGHT) / u64::from(account.weight);
+        account.v = account.v.wrapping_add(v);
         if account.v.wrapping_sub(floor).cast_signed() < 0 {
             account.v = floor;
         }
@@ -165,7 +193,7 @@ impl Ready {
             wait_ns: event.wait_ns,
             avg_ns: account.avg_ns,
             burst_ns: u32::try_from(burst).unwrap_or(u32::MAX),
-            weight: 100,
+            weight: account.weight,
             woke_ns: account.woke_ns,
             born_ns: account.born_ns,
             key: account.v,
@@ -213,5 +241,40 @@ mod tests {
         ready.enqueue(&event(new, Reason::New, 200));
         ready.left(&event(old, Reason::Exited, 100));
         assert_eq!(ready.pick(), Some((new, 0)));
+    }
+
+    #[test]
+    fn fair_turns_are_by_weight_until_the_task_asks_for_nothing() {
+        let mut ready = Ready::new("fair", None, 8, 1).unwrap();
+        let workers = [Id::new(3, 1), Id::new(4, 1)];
+        let (mut at_ns, mut ran_ns) = (1_000_000, [0; 2]);
+        // The one has not been seen here yet, as in the queue of another server.
+        let weight = |weight| Attrs {
+            weight: Some(weight),
+            ..Attrs::default()
+        };
+        ready.assign(workers[0], &weight(300)).unwrap();
+        for worker in workers {
+            ready.enqueue(&event(worker, Reason::New, at_ns));
+        }
+        let mut turns = |ready: &mut Ready| {
+            let mut turns = [0u64; 2];
+            for _ in 0..400 {
+                let (worker, _) = ready.pick().unwrap();
+                let who = usize::from(worker == workers[1]);
+                turns[who] += 1;
+                ran_ns[who] += 1_000_000;
+                at_ns += 1_000_000;
+                ready.enqueue(&Event {
+                    run_ns: ran_ns[who],
+                    ..event(worker, Reason::Preempted, at_ns)
+                });
+            }
+            turns
+        };
+        assert_eq!(turns(&mut ready), [300, 100]);
+        ready.assign(workers[0], &Attrs::default()).unwrap();
+        let even = turns(&mut ready);
+        assert!(even[0].abs_diff(200) <= 2, "{even:?}");
     }
 }
