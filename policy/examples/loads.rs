@@ -165,11 +165,28 @@ fn ms(ns: u64) -> String {
     format!("{:.1}", ns as f64 / 1e6)
 }
 
-fn main() {
-    println!("| policy | hogs, % | bimodal, ms | periodic, % late | interactive, ms | batch, s |");
-    println!("|---|---|---|---|---|---|");
-    for name in NAMES {
+fn table() -> String {
+    let head = "| policy | hogs, % | bimodal, ms | periodic, % late | interactive, ms | batch, s |\n\
+                |---|---|---|---|---|---|\n";
+    let rows = NAMES.iter().map(|name| {
         let cells = [hogs, bimodal, periodic, interactive, batch].map(|load| load(name));
-        println!("| `{name}` | {} |", cells.join(" | "));
+        format!("| `{name}` | {} |\n", cells.join(" | "))
+    });
+    head.to_owned() + &rows.collect::<String>()
+}
+
+fn main() {
+    print!("{}", table());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn loads_table_is_that_of_the_docs() {
+        let (docs, table) = (include_str!("../../docs/policies.md"), super::table());
+        assert!(
+            docs.contains(&table),
+            "docs/policies.md has another one than:\n{table}"
+        );
     }
 }

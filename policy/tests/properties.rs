@@ -67,6 +67,7 @@ fn against_model(text: &str, place: impl Fn(&mut Seen, usize, &Facts) -> u64) {
                         woke_ns: woke[id],
                         born_ns: *seen.first[id].get_or_insert(now),
                         weight: [125, 100, 80, 51][id % 4],
+                        key: START + random.below(1000),
                         preempted,
                         ..Facts::default()
                     };
@@ -106,6 +107,83 @@ fn against_model(text: &str, place: impl Fn(&mut Seen, usize, &Facts) -> u64) {
 struct Seen {
     calls: u64,
     first: [Option<u64>; 12],
+}
+
+#[test]
+fn fifo_is_a_queue() {
+    against_model("fifo", |seen, _, _| {
+        seen.calls += 1;
+        seen.calls
+    });
+}
+
+#[test]
+fn fifo_nobody_runs_while_one_waits_for_longer() {
+    for seed in 1..=30 {
+        let mut random = Random::new(seed);
+        let n = 2 + random.below(8) as usize;
+        let tasks = mixture(&mut random, n);
+        let mut sim = Sim::new(staged("fifo", n), 1, 1000, tasks, seed);
+        sim.run(1000 * MS);
+        for pair in sim.turns.windows(2) {
+            assert!(
+                pair[0].since_ns <= pair[1].since_ns,
+                "seed {seed}: {pair:?}"
+            );
+        }
+        assert!(sim.turns.len() > 50, "no load");
+    }
+}
+
+#[test]
+fn fair_is_the_order_of_keys_and_of_coming_within_one() {
+    against_model("fair", |seen, _, facts| {
+        seen.calls += 1;
+        (facts.key - START) * 10_000 + seen.calls
+    });
+}
+
+#[test]
+fn fair_hogs_share_by_weight_to_within_a_slice() {
+    for seed in 1..=30 {
+        let mut random = Random::new(seed);
+        let n = 2 + random.below(8) as usize;
+        let weights: Vec<u64> = (0..n).map(|_| 10 + random.below(1000)).collect();
+        let hog = |&weight: &u64| Task::new(Life::Hog).weight(weight as u32);
+        let tasks = weights.iter().map(hog).collect();
+        let mut sim = Sim::new(staged("fair", n), 1, 1000, tasks, seed);
+        sim.run(5000 * MS);
+        // By their weights all are as far, but for a slice that one of them may be ahead.
+        let v = |id: usize| sim.run_ns(id) * 100 / weights[id];
+        let least = (0..n).map(v).min().expect("some");
+        for id in 0..n {
+            let ahead = v(id) - least;
+            let slice = MS * 100 / weights[id];
+            assert!(
+                ahead <= slice + MS / 100,
+                "seed {seed}: {id} of {weights:?} by {ahead}"
+            );
+        }
+    }
+}
+
+#[test]
+fn fair_starves_nobody() {
+    for seed in 1..=30 {
+        let mut random = Random::new(seed);
+        let n = 3 + random.below(8) as usize;
+        let mut tasks = mixture(&mut random, n);
+        tasks[0] = Task::new(Life::Hog);
+        let mut sim = Sim::new(staged("fair", n), 1, 1000, tasks, seed);
+        sim.run(5000 * MS);
+        // Each other one may have what a sleeper banks, and a slice.
+        let bound = n as u64 * 6 * MS;
+        for turn in &sim.turns {
+            let waited = turn.from_ns - turn.since_ns;
+            assert!(waited <= bound, "seed {seed}: {waited} > {bound}: {turn:?}");
+        }
+        assert!(sim.turns.len() > 1000, "no load");
+    }
 }
 
 #[test]
