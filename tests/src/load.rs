@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -82,6 +84,18 @@ impl Hog {
     pub fn start_many(self, n: usize) -> Result<Vec<Spinner>> {
         (0..n).map(|_| self.start()).collect()
     }
+}
+
+/// Runs the shell `program` as `uid`, in an endless loop.
+pub fn shell(program: &Path, uid: u32) -> Result<Spinner> {
+    let child = Command::new(program)
+        .args(["-c", "while :; do :; done"])
+        .uid(uid)
+        .spawn()
+        .with_context(|| format!("{}", program.display()))?;
+    adopt(child.id());
+    let pid = child.id() as i32;
+    Ok(Spinner { pid })
 }
 
 /// Processes that run for some microseconds and sleep for 50, without end.

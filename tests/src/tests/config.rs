@@ -14,7 +14,8 @@ use umcg::sync::Ordering::Relaxed;
 use super::{Test, full, short, timed};
 use crate::cgroup::Cgroup;
 use crate::harness::{Sched, Verdict, metric, sibling, wait_until};
-use crate::load::{self, Hog, Spinner, end, sleepers};
+use crate::load::{self, Hog, Napper, Spinner, end, sleepers};
+use crate::race;
 use crate::stall;
 
 pub const TESTS: &[Test] = &[
@@ -28,6 +29,13 @@ pub const TESTS: &[Test] = &[
     timed("vm_config_groups_share_a_cpu", "cgroup", 12, share),
     short("vm_config_threads_change_groups", "cgroup", 14, change),
     short("vm_config_groups_have_policies", "cgroup", 8, policies),
+    short(
+        "vm_config_matches_by_user_and_program",
+        "see,newest",
+        5,
+        matches,
+    ),
+    timed("vm_config_terms_of_groups_act", "see,newest", 12, terms),
     short(
         "vm_config_reloads_lose_nobody",
         "see,newest",
@@ -351,6 +359,120 @@ fn policies() -> Result<Verdict> {
     );
     ensure!(sched.counter("edge_illegal")? == 0, "illegal edges");
     drop((rest, fifo));
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+fn matches() -> Result<Verdict> {
+    let shell = fs::canonicalize("/bin/sh")?;
+    let copy = std::env::temp_dir().join(format!("umcg-shell-{}", std::process::id()));
+    fs::copy(shell, &copy)?;
+    let text = format!(
+        "[[group]]\nname = \"user\"\nmatch.uid = 65534\ncpus = \"0\"\n\
+         [[group]]\nname = \"program\"\nmatch.exe = \"{}\"\ncpus = \"1\"\n",
+        copy.display()
+    );
+    let path = file("matches", &text)?;
+    let sched = Sched::start(&["--config", &path.display().to_string()])?;
+    // The first one matches both rules, the last one none.
+    let user = [load::shell(&copy, 65534)?];
+    let program = [load::shell(&copy, 0)?];
+    let rest = [load::shell("/bin/sh".as_ref(), 0)?];
+    stays_on(&user, "user", 0, "by user")?;
+    stays_on(&program, "program", 1, "by program")?;
+    join(&rest, "default").context("another program")?;
+    drop((user, program, rest));
+    fs::remove_file(copy)?;
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// How often a second two hogs called `name`, of a group of that name, are taken off their CPU.
+fn turns(name: &'static CStr) -> Result<f64> {
+    let hogs = [hog(name)?, hog(name)?];
+    join(&hogs, name.to_str()?)?;
+    let count = || -> Result<u64> { Ok(race::preemptions(&hogs)?.iter().sum()) };
+    let (before, began) = (count()?, Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    Ok((count()? - before) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// How many wake-ups of the group `naps` preempt a hog of no group in a second.
+fn wakes_that_preempt(sched: &Sched) -> Result<u64> {
+    let cgroup = Cgroup::new("cfg-naps")?;
+    let hog = Hog {
+        cpu: Some(1),
+        ..Hog::default()
+    };
+    let napper = Napper {
+        cpu: 1,
+        work: Duration::from_micros(100),
+        sleep: Duration::from_millis(5),
+        ..Napper::default()
+    };
+    let (hog, napper) = (hog.start()?, [napper.start()?]);
+    cgroup.add(napper[0].pid())?;
+    join(&napper, "naps")?;
+    let count = || -> Result<u64> {
+        let status = sched.status()?;
+        let mut groups = status["system"].as_array().into_iter().flatten();
+        let naps = groups.find(|group| group["name"] == "naps");
+        let count = naps.and_then(|group| group["preempts"].as_u64());
+        count.context("no preempts of naps")
+    };
+    let before = count()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let during = count()? - before;
+    crate::cgroup::leave(napper[0].pid())?;
+    drop((hog, napper));
+    Ok(during)
+}
+
+fn terms() -> Result<Verdict> {
+    let text = |preempt: bool| {
+        let group = |name: &str, terms: &str| {
+            format!(
+                "[[group]]\nname = \"{name}\"\nmatch.comm = \"{name}\"\ncpus = \"1\"\n{terms}\n"
+            )
+        };
+        // Slices end at ticks of 4 ms.
+        group("cfg-long", "slice_us = 50000")
+            + &group("cfg-short", "slice_us = 4000")
+            + &group("cfg-quant", "slice_us = 50000\nquantum_us = 1000")
+            + "[[group]]\nname = \"naps\"\nmatch.cgroup = \"/cfg-naps\"\n"
+            + &format!("preempt = {preempt}\n")
+    };
+    let path = file("terms", &text(true))?;
+    let sched = Sched::start(&["--config", &path.display().to_string()])?;
+    let [long, slice, quantum] = [c"cfg-long", c"cfg-short", c"cfg-quant"].map(turns);
+    let (long, slice, quantum) = (long?, slice?, quantum?);
+    let preempts = wakes_that_preempt(&sched)?;
+    fs::write(&path, text(false))?;
+    until_counts(&sched, (1, 0))?;
+    let refrains = wakes_that_preempt(&sched)?;
+    metric(
+        "config_terms",
+        &[
+            ("long_per_s", long),
+            ("slice_per_s", slice),
+            ("quantum_per_s", quantum),
+            ("preempts", preempts as f64),
+            ("without", refrains as f64),
+        ],
+    );
+    ensure!(
+        long < 80.0 && slice > 120.0,
+        "{long:.0} turns a second by slices of 50 ms, {slice:.0} of 4 ms"
+    );
+    ensure!(
+        quantum > 400.0,
+        "{quantum:.0} turns a second by a quantum of 1 ms"
+    );
+    ensure!(
+        preempts > 50 && refrains == 0,
+        "{preempts} wake-ups preempt, {refrains} where they may not"
+    );
+    sched.no_ejection()?;
     sched.stop()?;
     Ok(Verdict::Ok)
 }
