@@ -126,7 +126,7 @@ struct Ear {
 }
 
 impl Ear {
-    fn listen(self) {
+    fn listen(mut self) {
         loop {
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             if let Some(watch) = &self.watch {
@@ -149,7 +149,7 @@ impl Ear {
                     self.ring();
                 }
             }
-            if self.watch.as_ref().is_some_and(Watch::has_news) {
+            if self.watch.as_mut().is_some_and(Watch::has_news) {
                 self.wish_reload(Reload::Changed);
             }
         }
@@ -166,50 +166,95 @@ impl Ear {
     }
 }
 
-/// Looks at the folder, not at the file: editors put a new file in the place of the old one.
+/// Looks at the folder, not at the file: editors put a new file in the place of the old one. And
+/// at those above, as the folder may go and come back, or come.
 struct Watch {
+    file: PathBuf,
     inotify: Inotify,
-    names: BTreeSet<(WatchDescriptor, OsString)>,
+    /// Names of the file, each with its folder.
+    files: BTreeSet<(WatchDescriptor, OsString)>,
+    /// Folders on the way to it.
+    folders: BTreeSet<(WatchDescriptor, OsString)>,
 }
 
 impl Watch {
     fn of(file: &Path) -> Result<Self, Errno> {
         let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        let inotify = Inotify::init(flags)?;
+        let mut watch = Self {
+            file: std::path::absolute(file).unwrap_or(file.to_owned()),
+            inotify: Inotify::init(flags)?,
+            files: BTreeSet::new(),
+            folders: BTreeSet::new(),
+        };
+        watch.look()?;
+        Ok(watch)
+    }
+
+    /// Watches the folders that are there now. From the root on: one that comes meanwhile is met
+    /// by the next step, or is news of the folder above.
+    fn look(&mut self) -> Result<(), Errno> {
+        // The same for all: one folder may be on the way to the file and to what a link leads to.
         let events = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE;
-        let mut names = BTreeSet::new();
+        self.files.clear();
+        self.folders.clear();
         // A link: what it leads to may change as well as the link itself.
-        let places = [Some(file.to_owned()), file.canonicalize().ok()];
-        for path in places.into_iter().flatten().collect::<BTreeSet<PathBuf>>() {
-            let Some(name) = path.file_name() else {
-                continue;
-            };
-            let folder = match path.parent() {
-                Some(folder) if folder != Path::new("") => folder,
-                _ => Path::new("."),
-            };
-            match inotify.add_watch(folder, events) {
-                Ok(watch) => drop(names.insert((watch, name.to_owned()))),
-                // Nothing is configured: SIGHUP will tell if that changes.
-                Err(Errno::ENOENT) => {}
-                Err(err) => return Err(err),
+        let places = [Some(self.file.clone()), self.file.canonicalize().ok()];
+        for file in places.into_iter().flatten().collect::<BTreeSet<PathBuf>>() {
+            let way: Vec<&Path> = file.ancestors().collect();
+            for step in way.windows(2).rev() {
+                let (path, folder) = (step[0], step[1]);
+                let Some(name) = path.file_name() else {
+                    continue;
+                };
+                let names = if path == file {
+                    &mut self.files
+                } else {
+                    &mut self.folders
+                };
+                match self.inotify.add_watch(folder, events) {
+                    Ok(watch) => drop(names.insert((watch, name.to_owned()))),
+                    Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                    // Only what becomes of the folder itself is not heard of.
+                    Err(_) if path != file => {}
+                    Err(err) => return Err(err),
+                }
             }
         }
-        Ok(Self { inotify, names })
+        Ok(())
     }
 
     /// Reads all events; is one of them about the file?
-    fn has_news(&self) -> bool {
-        let mut news = false;
+    fn has_news(&mut self) -> bool {
+        let (mut news, mut moved) = (false, false);
         while let Ok(events) = self.inotify.read_events() {
-            news |= events.into_iter().any(|event| {
-                let named = event.name.map(|name| (event.wd, name));
-                named.is_some_and(|named| self.names.contains(&named))
-                    || event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)
-            });
+            for event in events {
+                news |= event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                let Some(name) = event.name else {
+                    continue;
+                };
+                let named = (event.wd, name);
+                // What is made here is news when it has been written.
+                let made = event.mask.contains(AddWatchFlags::IN_CREATE);
+                news |= !made && self.files.contains(&named);
+                if self.folders.contains(&named) {
+                    moved = true;
+                    // One that is deleted was empty: that the file is gone was told.
+                    news |= event.mask.contains(AddWatchFlags::IN_MOVED_FROM);
+                }
+            }
+        }
+        if moved {
+            if let Err(err) = self.look() {
+                warn!(
+                    "{}: changes are not seen any more, only SIGHUP reloads: {err}",
+                    self.file.display()
+                );
+            }
+            news |= self.file.exists();
         }
         news
     }
@@ -231,7 +276,7 @@ mod tests {
     fn watch_sees_the_file_written_replaced_and_removed_and_nothing_else() {
         let folder = folder("file");
         let file = folder.join("c.toml");
-        let watch = Watch::of(&file).unwrap();
+        let mut watch = Watch::of(&file).unwrap();
         assert!(!watch.has_news());
         fs::write(folder.join("other"), "x").unwrap();
         assert!(!watch.has_news());
@@ -251,15 +296,37 @@ mod tests {
         fs::write(folder.join("real/x.toml"), "").unwrap();
         let link = folder.join("c.toml");
         std::os::unix::fs::symlink(folder.join("real/x.toml"), &link).unwrap();
-        let watch = Watch::of(&link).unwrap();
+        let mut watch = Watch::of(&link).unwrap();
         fs::write(folder.join("real/x.toml"), "y").unwrap();
         assert!(watch.has_news());
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
-    fn watch_of_a_folder_that_is_not_there_is_no_error() {
-        let watch = Watch::of(Path::new("/nonexistent-folder/c.toml")).unwrap();
+    fn watch_sees_a_folder_come_go_and_come_again() {
+        let root = folder("comes");
+        let folder = root.join("a/b");
+        let file = folder.join("c.toml");
+        let mut watch = Watch::of(&file).unwrap();
         assert!(!watch.has_news());
+        for _ in 0..2 {
+            fs::create_dir_all(&folder).unwrap();
+            assert!(!watch.has_news(), "there is no file yet");
+            fs::write(&file, "x").unwrap();
+            assert!(watch.has_news() && !watch.has_news());
+            fs::remove_dir_all(root.join("a")).unwrap();
+            assert!(watch.has_news() && !watch.has_news());
+        }
+        // With the file in it, and away again.
+        fs::create_dir_all(root.join("new/b")).unwrap();
+        fs::write(root.join("new/b/c.toml"), "x").unwrap();
+        assert!(!watch.has_news());
+        fs::rename(root.join("new"), root.join("a")).unwrap();
+        assert!(watch.has_news() && !watch.has_news());
+        fs::rename(root.join("a"), root.join("old")).unwrap();
+        assert!(watch.has_news() && !watch.has_news());
+        fs::write(root.join("old/b/c.toml"), "y").unwrap();
+        assert!(!watch.has_news(), "another file by now");
+        fs::remove_dir_all(root).unwrap();
     }
 }
