@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, Worker};
+use umcg::ErrorKind::{Again, NotFound, WrongState};
+use umcg::{FOREVER, Group, GroupConfig, Id, Reason, Worker};
 
 const ROUNDS: u64 = 10_000;
 const CLIENT: u64 = 1;
@@ -28,7 +29,7 @@ fn call(me: &mut Worker, to: Id) -> umcg::Result<()> {
         match me.switch(to, FOREVER) {
             Ok(_) => return Ok(()),
             // It is on its way into its own switch.
-            Err(error) if error.kind() == ErrorKind::WrongState => me.yield_now()?,
+            Err(error) if error.kind() == WrongState => me.yield_now()?,
             Err(error) => return Err(error),
         }
     }
@@ -86,17 +87,20 @@ fn serve(group: &Group) -> umcg::Result<(u64, u64)> {
     });
     let (mut live, mut runs) = (2u64, 0);
     while live > 0 {
-        let next = server.next_event(FOREVER)?;
-        if next.reason == Reason::Exited {
-            live -= 1;
-            continue;
-        }
-        match server.run(next.worker, FOREVER) {
+        let next = server.next_event(FOREVER);
+        let end = next.and_then(|next| match next.reason {
+            Reason::Exited => Ok(next),
+            _ => {
+                runs += 1;
+                server.run(next.worker, FOREVER)
+            }
+        });
+        match end {
             Ok(event) => live -= u64::from(event.reason == Reason::Exited),
-            Err(error) if error.kind() == ErrorKind::WrongState => {}
+            // It is told again.
+            Err(error) if matches!(error.kind(), WrongState | Again | NotFound) => {}
             Err(error) => return Err(error),
         }
-        runs += 1;
     }
     Ok((thread.join().expect("the client does not panic")?, runs))
 }

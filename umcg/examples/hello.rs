@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Reason};
+use umcg::ErrorKind::{Again, NotFound, WrongState};
+use umcg::{FOREVER, Group, GroupConfig, Reason};
 
 fn main() -> umcg::Result<()> {
     let group = Group::create(&GroupConfig::default())?;
@@ -27,16 +28,16 @@ fn main() -> umcg::Result<()> {
     let mut live = threads.len();
     while live > 0 {
         // Who is RUNNABLE, oldest first; then let it run until it stops.
-        let next = server.next_event(FOREVER)?;
-        let reason = match next.reason {
-            Reason::Exited => Reason::Exited, // it left on its own
-            _ => match server.run(next.worker, FOREVER) {
-                Err(error) if error.kind() == ErrorKind::WrongState => continue, // told again
-                end => end?.reason,
-            },
-        };
-        if reason == Reason::Exited {
-            live -= 1;
+        let next = server.next_event(FOREVER);
+        let end = next.and_then(|next| match next.reason {
+            Reason::Exited => Ok(next), // it left on its own
+            _ => server.run(next.worker, FOREVER),
+        });
+        match end {
+            Ok(event) => live -= usize::from(event.reason == Reason::Exited),
+            // It was quicker; when it is RUNNABLE it is told again.
+            Err(error) if matches!(error.kind(), WrongState | Again | NotFound) => {}
+            Err(error) => return Err(error),
         }
     }
     for thread in threads {

@@ -88,7 +88,10 @@ fn serve(server: &mut Server, quantum: impl Fn() -> u64) -> umcg::Result<(u64, u
     let mut occupied = false;
     while live > 0 {
         if occupied || ready.is_empty() {
-            let news = server.next_event(FOREVER)?;
+            let news = match server.next_event(FOREVER) {
+                Err(error) if error.kind() == ErrorKind::Again => continue, // the server was woken
+                news => news?,
+            };
             occupied = false;
             live -= u64::from(news.reason == Reason::Exited);
             preempted += u64::from(news.reason == Reason::Preempted);
@@ -111,8 +114,8 @@ fn serve(server: &mut Server, quantum: impl Fn() -> u64) -> umcg::Result<(u64, u
                 ready.push_front(worker);
                 occupied = true;
             }
-            // Told twice, and run before.
-            Err(error) if error.kind() == ErrorKind::WrongState => {}
+            // Told twice, and run before; or it has left, which is told.
+            Err(error) if matches!(error.kind(), ErrorKind::WrongState | ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, Server, Worker};
+use umcg::ErrorKind::{Again, NotFound, WrongState};
+use umcg::{FOREVER, Group, GroupConfig, Id, Reason, Server, Worker};
 
 /// Simulated time, and when the running process wants to go on.
 #[derive(Default)]
@@ -32,7 +33,7 @@ fn run_until_it_waits(server: &mut Server, process: Id) -> umcg::Result<bool> {
         match server.run(process, FOREVER) {
             Ok(end) if end.reason == Reason::Waits => return Ok(true),
             Ok(end) if end.reason == Reason::Exited => return Ok(false),
-            Err(error) if !matches!(error.kind(), ErrorKind::WrongState | ErrorKind::Again) => {
+            Err(error) if !matches!(error.kind(), WrongState | Again | NotFound) => {
                 return Err(error);
             }
             _ => {} // it is told of when it is RUNNABLE again

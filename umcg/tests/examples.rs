@@ -47,3 +47,26 @@ fn example_hog_is_preempted_in_three_ways() {
 fn example_handoff_crosses_processes() {
     assert!(run("handoff").contains("10000 round trips"));
 }
+
+/// Lines without their indentation.
+fn trimmed(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn example_tutorial_is_what_the_tutorial_shows() {
+    assert!(run("tutorial").contains("three workers took turns"));
+    let program = trimmed(include_str!("../examples/tutorial.rs"));
+    let tutorial = include_str!("../../docs/library.md");
+    let blocks = tutorial.split("```rust\n").skip(1);
+    let blocks = blocks.filter_map(|it| it.split_once("```").map(|(code, _)| code));
+    let mut seen = 0;
+    for block in blocks.take(2) {
+        let shown = block.lines().filter(|line| !line.starts_with("# "));
+        let shown = trimmed(&shown.collect::<Vec<_>>().join("\n"));
+        assert!(program.contains(&shown), "not in the program: {shown}");
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}

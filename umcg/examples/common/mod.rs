@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use umcg::ErrorKind::{Again, NotFound, WrongState};
 use umcg::timer::kick_on;
-use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Reason, Source};
+use umcg::{FOREVER, Group, GroupConfig, Reason, Source};
 
 /// How often each hog has to be forced off.
 const TURNS: u32 = 5;
@@ -66,13 +67,15 @@ pub fn take_turns(signal: i32, which: i32, step: fn()) -> umcg::Result<[u32; 2]>
 
     let (mut live, mut turns) = (hogs.len(), [0; 2]);
     while live > 0 {
-        let news = server.next_event(FOREVER)?;
-        let end = match news.reason {
-            Reason::Exited => news,
-            _ => match server.run(news.worker, FOREVER) {
-                Err(error) if error.kind() == ErrorKind::WrongState => continue,
-                end => end?,
-            },
+        let news = server.next_event(FOREVER);
+        let end = news.and_then(|news| match news.reason {
+            Reason::Exited => Ok(news),
+            _ => server.run(news.worker, FOREVER),
+        });
+        let end = match end {
+            // It is told again.
+            Err(error) if matches!(error.kind(), WrongState | Again | NotFound) => continue,
+            end => end?,
         };
         live -= usize::from(end.reason == Reason::Exited);
         if end.reason == Reason::Preempted {
