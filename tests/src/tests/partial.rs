@@ -6,8 +6,14 @@ use anyhow::Result;
 use super::{Test, ends, group, library, member, published, servers, short, signals};
 use crate::harness::{Verdict, in_partial_mode};
 
+/// On the newest kernel.
 const fn of(name: &'static str, seconds: u32, run: fn() -> Result<Verdict>) -> Test {
     short(name, "member,newest", seconds, run)
+}
+
+/// On the oldest one too, in the boot of the tests in full mode, whose last ones they are.
+const fn on_both(name: &'static str, seconds: u32, run: fn() -> Result<Verdict>) -> Test {
+    short(name, "group", seconds, run)
 }
 
 pub const TESTS: &[Test] = &[
@@ -22,7 +28,7 @@ pub const TESTS: &[Test] = &[
     of("vm_partial_ping_pong_selftest_unprivileged", 4, || {
         in_partial_mode(published::ping_pong::<200>)
     }),
-    of(
+    on_both(
         "vm_partial_no_run_by_itself_selftest_unprivileged",
         3,
         || in_partial_mode(published::no_run_by_itself),
@@ -38,19 +44,19 @@ pub const TESTS: &[Test] = &[
         5,
         || in_partial_mode(published::hog_and_sleepers),
     ),
-    of("vm_partial_api_selftest_unprivileged", 3, || {
+    on_both("vm_partial_api_selftest_unprivileged", 3, || {
         in_partial_mode(library::api)
     }),
-    of("vm_partial_runtime_selftest_unprivileged", 5, || {
+    on_both("vm_partial_runtime_selftest_unprivileged", 5, || {
         in_partial_mode(library::runtime)
     }),
-    of("vm_partial_two_processes_selftest_unprivileged", 3, || {
+    on_both("vm_partial_two_processes_selftest_unprivileged", 3, || {
         in_partial_mode(library::two_processes)
     }),
-    of("vm_partial_kick_selftest_unprivileged", 4, || {
+    on_both("vm_partial_kick_selftest_unprivileged", 4, || {
         in_partial_mode(group::kick)
     }),
-    of(
+    on_both(
         "vm_partial_kick_by_handler_selftest_unprivileged",
         3,
         || in_partial_mode(signals::kick_by_handler),
@@ -58,7 +64,7 @@ pub const TESTS: &[Test] = &[
     of("vm_partial_kick_by_child_selftest_unprivileged", 2, || {
         in_partial_mode(signals::kick_by_child)
     }),
-    of("vm_partial_signal_blocked_selftest_unprivileged", 3, || {
+    on_both("vm_partial_signal_blocked_selftest_unprivileged", 3, || {
         in_partial_mode(signals::signal_blocked)
     }),
     of("vm_partial_signal_idle_selftest_unprivileged", 3, || {
@@ -67,7 +73,7 @@ pub const TESTS: &[Test] = &[
     of("vm_partial_signal_held_selftest_unprivileged", 4, || {
         in_partial_mode(signals::signal_held)
     }),
-    of("vm_partial_server_dies_selftest_unprivileged", 4, || {
+    on_both("vm_partial_server_dies_selftest_unprivileged", 4, || {
         in_partial_mode(servers::server_dies)
     }),
     of("vm_partial_shared_queue_selftest_unprivileged", 5, || {
@@ -76,7 +82,7 @@ pub const TESTS: &[Test] = &[
     of("vm_partial_fork_selftest_unprivileged", 2, || {
         in_partial_mode(ends::fork_of_worker)
     }),
-    of("vm_partial_exec_selftest_unprivileged", 3, || {
+    on_both("vm_partial_exec_selftest_unprivileged", 3, || {
         in_partial_mode(ends::exec_of_worker)
     }),
     of("vm_partial_exit_selftest_unprivileged", 3, || {
@@ -91,7 +97,7 @@ pub const TESTS: &[Test] = &[
     of("vm_partial_affinity_selftest_unprivileged", 3, || {
         in_partial_mode(member::affinity)
     }),
-    of("vm_partial_stopped_selftest_unprivileged", 3, || {
+    on_both("vm_partial_stopped_selftest_unprivileged", 3, || {
         in_partial_mode(member::stopped)
     }),
     of("vm_partial_freezer_selftest_unprivileged", 3, || {
