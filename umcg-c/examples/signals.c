@@ -79,6 +79,6 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < 2; i++)
 		pthread_join(thread[i], NULL);
-	printf("both finished, preempted: %s\n", preempted ? "yes" : "no");
+	printf("both finished, preempted: %s\ndone\n", preempted ? "yes" : "no");
 	return !preempted;
 }

@@ -138,6 +138,12 @@ fn c_list_names_the_members() {
 }
 
 #[test]
+fn c_calls_answer_as_the_header_says() {
+    let text = output(&mut Command::new(built_static("tests/calls")));
+    assert_eq!(text, "all calls\ndone\n");
+}
+
+#[test]
 fn c_header_declares_what_the_map_exports() {
     let header = std::fs::read_to_string(here().join("../umcg/include/umcg.h")).expect("it");
     let map = std::fs::read_to_string(here().join("umcg.map")).expect("the map");

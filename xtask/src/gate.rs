@@ -18,7 +18,7 @@ use crate::test::guest::Bench;
 use crate::test::plan::{self, Boot};
 use crate::test::report::Report;
 use crate::test::round::Verdict;
-use crate::test::{cargo, target_dir};
+use crate::test::{programs, target_dir};
 use crate::{cache, commit, kernels, setup};
 
 mod rows;
@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let commit = commit::current(args.resume)?;
     setup::packages()?;
-    let binary = build()?;
+    let binary = programs::build()?;
     let mut list = Command::new(&binary);
     let list = proc::output(list.args(["--list", "--full"]))?;
     let boots = wanted
@@ -160,15 +160,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-fn build() -> Result<std::path::PathBuf> {
-    say(format_args!("building the scheduler and the VM tests"));
-    let mut build = cargo();
-    build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
-    build.args(["-p", "umcg", "--bins", "--examples"]);
-    proc::run(&mut build).context("cannot build the VM tests")?;
-    Ok(target_dir().join("release/umcg-vmtest"))
 }
 
 /// The boots that a row needs; each of its tests has to exist.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::proc::{self, say};
 
 /// What the archive needs of the system.
-const SYSTEM: [&str; 5] = ["-lgcc_s", "-lpthread", "-ldl", "-lm", "-lc"];
+pub const SYSTEM: [&str; 5] = ["-lgcc_s", "-lpthread", "-ldl", "-lm", "-lc"];
 
 /// Flags of `cargo xtask lib`.
 #[derive(Debug, clap::Args)]

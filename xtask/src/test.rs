@@ -2,21 +2,22 @@
 //! the end.
 //!
 //! 1. native: formatting, tidy, lints, unit and integration tests, loom models;
-//! 2. build the daemon, `umcg-vmtest` and the library's examples;
+//! 2. build the daemon, `umcg-vmtest` and the library's examples, those in C among them;
 //! 3. the command `cargo xtask vm` itself;
 //! 4. for each kernel, boot one VM per boot word of `umcg-vmtest --list`, one at a time.
 
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::proc::{self, say};
+use crate::proc;
 use crate::{kernels, setup};
 
 mod command;
 pub mod guest;
 mod native;
 pub mod plan;
+pub mod programs;
 pub mod report;
 pub mod round;
 
@@ -78,12 +79,7 @@ fn suites(args: &Args, report: &mut Report) {
 }
 
 fn in_vms(args: &Args, kernels: &[&str], report: &mut Report) -> Result<()> {
-    say(format_args!("building the scheduler and the VM tests"));
-    let mut build = cargo();
-    build.args(["build", "--release", "-p", "scx_umcg", "-p", "umcg-vmtest"]);
-    build.args(["-p", "umcg", "--bins", "--examples"]);
-    proc::run(&mut build).context("cannot build the VM tests")?;
-    let binary = native::target_dir().join("release/umcg-vmtest");
+    let binary = programs::build()?;
     let mut list = Command::new(&binary);
     list.arg("--list").args(args.full.then_some("--full"));
     let plan = plan::parse(&proc::output(&mut list)?, args.filter.as_deref())?;

@@ -14,6 +14,7 @@ use crate::load::clock_ns;
 
 pub const TESTS: &[Test] = &[
     short("vm_group_examples_unprivileged", "group", 25, examples),
+    short("vm_group_c_programs_unprivileged", "group", 5, in_c),
     short("vm_group_times_selftest_unprivileged", "group", 3, times),
 ];
 
@@ -31,10 +32,21 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("sigvtalrm", "SIGVTALRM: the hogs were forced off"),
 ];
 
-fn example(name: &str, wanted: &str) -> Result<()> {
+/// The same in C, with its arguments.
+const IN_C: [(&str, &str); 4] = [
+    ("c-hello", "worker 2, turn 1"),
+    ("c-signals SIGALRM", "preempted: yes"),
+    ("c-signals timer", "preempted: yes"),
+    ("c-calls kernel", "all calls"),
+];
+
+fn example(command: &str, wanted: &str) -> Result<()> {
+    let mut words = command.split(' ');
+    let name = words.next().unwrap_or_default();
     let program = sibling("examples").join(name);
     let began = Instant::now();
     let output = Command::new(&program)
+        .args(words)
         .output()
         .with_context(|| format!("{}: not built", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -46,9 +58,9 @@ fn example(name: &str, wanted: &str) -> Result<()> {
     Ok(())
 }
 
-fn examples() -> Result<Verdict> {
+fn served(programs: &'static [(&str, &str)]) -> Result<Verdict> {
     let sched = harness::shared()?;
-    for (name, wanted) in EXAMPLES {
+    for (name, wanted) in programs {
         let before = sched.counter("grp_run")?;
         client::spawn(|| example(name, wanted))?.result(Duration::from_secs(120))?;
         let runs = sched.counter("grp_run")? - before;
@@ -56,6 +68,14 @@ fn examples() -> Result<Verdict> {
     }
     client::is_sound(&sched)?;
     Ok(Verdict::Ok)
+}
+
+fn examples() -> Result<Verdict> {
+    served(&EXAMPLES)
+}
+
+fn in_c() -> Result<Verdict> {
+    served(&IN_C)
 }
 
 const MS: u64 = 1_000_000;
