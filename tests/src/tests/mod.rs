@@ -45,6 +45,7 @@ mod preempt_load;
 mod published;
 mod records;
 mod refused;
+mod restart;
 mod see;
 mod servers;
 mod share;
@@ -166,6 +167,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         timens::TESTS,
         wrap::TESTS,
         library::TESTS,
+        restart::TESTS,
         signals::TESTS,
         member::TESTS,
         ends::TESTS,
