@@ -25,6 +25,12 @@ pub const TESTS: &[Test] = &[
         server_dies,
     ),
     short(
+        "vm_group_server_stops_selftest_unprivileged",
+        "group",
+        7,
+        server_stops,
+    ),
+    short(
         "vm_group_shared_queue_selftest_unprivileged",
         "group",
         4,
@@ -81,8 +87,8 @@ fn take_part(
     Ok(())
 }
 
-/// The other process: a server that has the four in their states and never comes back.
-fn first_server(file: OwnedFd, pid: i32, words: &[AtomicU32]) -> Result<()> {
+/// A server in another process that has the four in their states; it runs the last one then.
+fn first_server(file: OwnedFd, pid: i32, words: &[AtomicU32]) -> Result<Boss> {
     let mut boss = Boss::of(Group::open(file)?)?;
     words[8].store(1, SeqCst);
     let mut ids = [Id::NONE; PARTS.len()];
@@ -101,7 +107,7 @@ fn first_server(file: OwnedFd, pid: i32, words: &[AtomicU32]) -> Result<()> {
     }
     words[9].store(1, SeqCst);
     boss.run(ids[3], FOREVER)?;
-    bail!("its worker came back")
+    Ok(boss)
 }
 
 fn is_zombie(pid: i32) -> bool {
@@ -109,60 +115,98 @@ fn is_zombie(pid: i32) -> bool {
     stat.contains(") Z ")
 }
 
-/// A server is killed; a second one takes over who was blocked, waited, was held, or ran.
-fn server_dies_body() -> Result<()> {
-    let group = Group::create(&GroupConfig::default())?;
-    let file = group.as_fd().try_clone_to_owned()?;
-    let words = client::shared_words()?;
-    let pid = std::process::id() as i32;
-    let first = client::spawn(move || {
-        is_nobody()?;
-        first_server(file, pid, words)
-    })?;
-    let reach = |word: usize| -> Result<()> {
-        let there = wait_until(LIMIT, || words[word].load(SeqCst) != 0);
-        ensure!(there, "word {word}: {:?}", group.list());
-        Ok(())
-    };
-    reach(8)?;
-    let (reader, mut writer) = std::io::pipe()?;
-    let reader = Arc::new(reader);
-    let actors: Vec<Actor> = PARTS
-        .map(|part| {
-            let reader = reader.clone();
-            let it = actor(&group, part as u64, move |me| {
-                take_part(part, me, &reader, words)
-            });
-            words[part as usize].store(it.tid() as u32, SeqCst);
-            it
-        })
-        .into();
-    reach(9)?;
-    let id = |part: Part| {
-        let word = |at: usize| u64::from(words[at].load(SeqCst));
+/// A server in a process of its own, and its four workers in this one.
+struct Four {
+    first: client::Client,
+    group: Group,
+    words: &'static [AtomicU32; client::WORDS],
+    writer: std::io::PipeWriter,
+    actors: Vec<Actor>,
+}
+
+impl Four {
+    /// They are in their states when this returns. `after`: what their server does when its run
+    /// of the last one has ended.
+    fn new(after: fn(Boss) -> Result<()>) -> Result<Self> {
+        let group = Group::create(&GroupConfig::default())?;
+        let file = group.as_fd().try_clone_to_owned()?;
+        let words = client::shared_words()?;
+        let pid = std::process::id() as i32;
+        let first = client::spawn(move || {
+            is_nobody()?;
+            after(first_server(file, pid, words)?)
+        })?;
+        let reach = |word: usize| -> Result<()> {
+            let there = wait_until(LIMIT, || words[word].load(SeqCst) != 0);
+            ensure!(there, "word {word}: {:?}", group.list());
+            Ok(())
+        };
+        reach(8)?;
+        let (reader, writer) = std::io::pipe()?;
+        let reader = Arc::new(reader);
+        let actors: Vec<Actor> = PARTS
+            .map(|part| {
+                let reader = reader.clone();
+                let it = actor(&group, part as u64, move |me| {
+                    take_part(part, me, &reader, words)
+                });
+                words[part as usize].store(it.tid() as u32, SeqCst);
+                it
+            })
+            .into();
+        reach(9)?;
+        let four = Self {
+            first,
+            group,
+            words,
+            writer,
+            actors,
+        };
+        let runs = || {
+            let state = four.group.state(four.id(Part::Running));
+            state.is_ok_and(|it| it.state == State::Running)
+        };
+        ensure!(wait_until(LIMIT, runs), "the fourth does not run");
+        Ok(four)
+    }
+
+    fn id(&self, part: Part) -> Id {
+        let word = |at: usize| u64::from(self.words[at].load(SeqCst));
         let at = 16 + 2 * part as usize;
         Id::from_raw(word(at + 1) << 32 | word(at))
-    };
-    let runs = || {
-        let state = group.state(id(Part::Running));
-        state.is_ok_and(|it| it.state == State::Running)
-    };
-    ensure!(wait_until(LIMIT, runs), "the fourth does not run");
-    first.signal(libc::SIGKILL);
+    }
+
+    /// The one that ran goes on without its server.
+    fn running_goes_on(&self) -> Result<()> {
+        let spun = self.words[11].load(SeqCst);
+        let goes_on = wait_until(LIMIT, || self.words[11].load(SeqCst) != spun);
+        ensure!(goes_on, "it stands still: {:?}", self.group.list()?);
+        Ok(())
+    }
+
+    /// What each of the four waits for.
+    fn let_go(&mut self) -> Result<()> {
+        self.words[10].store(1, SeqCst);
+        std::io::Write::write_all(&mut self.writer, b"x")?;
+        self.group.wake(self.id(Part::Idle))?;
+        Ok(())
+    }
+}
+
+/// A server is killed; a second one takes over who was blocked, waited, was held, or ran.
+fn server_dies_body() -> Result<()> {
+    let mut four = Four::new(|_| bail!("its worker came back"))?;
+    four.first.signal(libc::SIGKILL);
     ensure!(
-        wait_until(LIMIT, || is_zombie(first.pid)),
+        wait_until(LIMIT, || is_zombie(four.first.pid)),
         "the first server does not die"
     );
     // Nobody serves it, so it goes on by itself.
-    let spun = words[11].load(SeqCst);
-    let goes_on = wait_until(LIMIT, || words[11].load(SeqCst) != spun);
-    ensure!(goes_on, "it died with its server: {:?}", group.list()?);
-    let mut boss = Boss::of(group.clone())?;
-    words[10].store(1, SeqCst);
-    std::io::Write::write_all(&mut writer, b"x")?;
-    group.wake(id(Part::Idle))?;
+    four.running_goes_on()?;
+    let mut boss = Boss::of(four.group.clone())?;
+    four.let_go()?;
     boss.serve_until(PARTS.len())?;
-    for it in actors {
+    for it in four.actors {
         it.end()?;
     }
     boss.alone()
@@ -170,6 +214,34 @@ fn server_dies_body() -> Result<()> {
 
 pub(super) fn server_dies() -> Result<Verdict> {
     in_client(server_dies_body)
+}
+
+/// The process of a server is stopped: nobody else serves, and its workers in another process,
+/// blocked, waiting, held and running, all come to their end meanwhile, by the relief valve.
+/// When it goes on it is told of each, once.
+fn server_stops_body() -> Result<()> {
+    let mut four = Four::new(|mut boss| {
+        boss.serve_until(PARTS.len())?;
+        boss.alone()
+    })?;
+    four.first.signal(libc::SIGSTOP);
+    let stopped = || client::all_stopped(four.first.pid);
+    ensure!(wait_until(LIMIT, stopped), "the server does not stop");
+    four.running_goes_on()?;
+    four.let_go()?;
+    let began = Instant::now();
+    for it in four.actors {
+        it.end()?;
+    }
+    let took = began.elapsed();
+    metric("group_server_stopped", &[("s", took.as_secs_f64())]);
+    ensure!(client::all_stopped(four.first.pid), "the server went on");
+    four.first.signal(libc::SIGCONT);
+    four.first.result(LIMIT)
+}
+
+fn server_stops() -> Result<Verdict> {
+    in_client(server_stops_body)
 }
 
 /// Servers that share one queue: who they told the queue of is run once, by one of them, and
