@@ -46,6 +46,7 @@ mod published;
 mod records;
 mod refused;
 mod restart;
+mod runtime;
 mod see;
 mod servers;
 mod share;
@@ -167,6 +168,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         timens::TESTS,
         wrap::TESTS,
         library::TESTS,
+        runtime::TESTS,
         restart::TESTS,
         signals::TESTS,
         member::TESTS,
