@@ -142,10 +142,11 @@ enum { UMCG_SERVER = 1, UMCG_WORKER = 2 };
 
 /*
  * Errors that any call may return: -EINVAL for a NULL where there must be something and for
- * a value out of bounds; -ESRCH in the child of a fork, where no thread is a member. One
- * that returned an error, but for -ETIMEDOUT, has changed nothing. Wakes commute with
- * waits: a wake that comes first is remembered, once. "Source": where the call's meaning
- * comes from.
+ * a value out of bounds; -ESRCH in the child of a fork, where no thread is a member, and for
+ * a call of servers by a thread that is none, or of workers. One that returned an error, but for -ETIMEDOUT, has changed nothing. Wakes commute with
+ * waits: a wake that comes first is remembered, once. A call may have to talk to the daemon,
+ * and must not be cancelled there: disable pthread_cancel around calls. "Source": where the
+ * call's meaning comes from.
  */
 
 /*
@@ -161,6 +162,7 @@ int umcg_group_create(const struct umcg_config *config, umcg_group **group);
  * inheritance; `fd` stays the caller's. Any thread, of the same pid namespace.
  * Errors: -EINVAL: no group's file; -EPERM: another user's, or of another pid namespace;
  * -EPROTO: made by another version of the library.
+ * Source: ours; a file in place of the ids of UMCG's first version.
  */
 int umcg_group_open(int fd, umcg_group **group);
 
@@ -179,12 +181,13 @@ int umcg_group_bpf_denied(const umcg_group *group);
 int umcg_group_quantum(const umcg_group *group, uint64_t *ns);
 
 /* Closes the handle only: a group lives as long as a handle or a member does, and then
- * nothing of it is left. Any thread; no other call may use the handle any more. */
+ * nothing of it is left. Any thread; no other call may use the handle any more. Source: ours. */
 void umcg_group_close(umcg_group *group);
 
 /*
- * All members, up to `room` of them, in `members`; returns how many there are. Not one
- * moment's picture. Any thread.
+ * All members, up to `room` of them, in `members`; returns how many there are. Any thread.
+ * Race: not one moment's picture; who comes or goes meanwhile may be in it or not.
+ * Source: ours.
  */
 int umcg_list(umcg_group *group, struct umcg_member *members, uint32_t room);
 
@@ -208,6 +211,8 @@ int umcg_register_worker(umcg_group *group, uint64_t cookie, umcg_id *id);
 /*
  * The calling thread: RUNNING -> NONE. Of a worker its server is told, EXITED; the workers of
  * a server go to others, or wait for one. -ESRCH: it is no member.
+ * Race: a wake or kick that names it meanwhile is without effect, or is refused.
+ * Source: umcg_ctl(UNREGISTER).
  */
 int umcg_unregister(void);
 
@@ -231,6 +236,7 @@ int umcg_run(umcg_id worker, uint64_t deadline_ns, struct umcg_event *event);
  * The oldest news, N above. The server: RUNNING -> IDLE -> RUNNING while there is none. Each
  * entry of a worker into RUNNABLE is told once, to one server. Servers only.
  * Errors: -ETIMEDOUT: none in time; -EAGAIN: somebody woke the server itself.
+ * Race: by the time that it is run the worker may have moved on, see umcg_run.
  * Source: UMCG's list of idle workers; the events of the version of 2023.
  */
 int umcg_next_event(uint64_t deadline_ns, struct umcg_event *event);
@@ -259,6 +265,8 @@ int umcg_switch(umcg_id to, uint64_t deadline_ns);
 /*
  * RUNNING -> RUNNABLE, listed as YIELDED; returns RUNNING, when a server runs it again, which
  * may be at once. Workers only. -EBUSY: not RUNNING.
+ * Race: with a kick: it is told once, as either of the two.
+ * Source: umcg_wait of a worker that has made itself RUNNABLE (Zijlstra, 2022).
  */
 int umcg_yield(void);
 
@@ -267,7 +275,8 @@ int umcg_yield(void);
  * once, and its next wait returns at once. A server returns from umcg_next_event with
  * -EAGAIN, now or next time. Any thread of the group's processes; async-signal-safe in
  * futex-only mode. Too many (200,000 a second) are slowed down; none is dropped.
- * -ESRCH: no such member.
+ * -ESRCH: no such member. Race: with the end of a wait by time: either counts, a wake that
+ * loses is remembered.
  * Source: SwitchTo's resume; "remembered once": libumcg, gloop.
  */
 int umcg_wake(umcg_group *group, umcg_id who);
@@ -283,7 +292,7 @@ int umcg_wake(umcg_group *group, umcg_id who);
 int umcg_kick(umcg_group *group, umcg_id worker);
 
 /* A member's state, in one piece; an older one by the time of the return: compare tags.
- * Any thread, never blocks. -ESRCH: no such member. */
+ * Any thread, never blocks. -ESRCH: no such member. Source: the state word of UMCG. */
 int umcg_state(umcg_group *group, umcg_id who, struct umcg_snapshot *state);
 
 /*
@@ -305,7 +314,7 @@ int umcg_kick_self(void);
  * Source: UMCG's LOCKED flag; schedctl_start of Solaris.
  */
 void umcg_preempt_disable(void);
-/* -EINVAL: it was not disabled. */
+/* The same thread as disabled it. -EINVAL: it was not disabled. */
 int umcg_preempt_enable(void);
 
 /* No key: what a thread begins with. */
@@ -322,13 +331,14 @@ int umcg_preempt_enable(void);
 void umcg_set_key(uint64_t key);
 
 /* Sets a handler for `signal` that calls umcg_kick_self. Any thread. -EINVAL: it cannot be
- * handled. */
+ * handled. Source: the preemption by signals of UMCG v0.4. */
 int umcg_kick_on(int signal);
 
 /*
  * A timer that sends `signal` to the calling thread each `interval_ns` of `clock`, which is
  * CLOCK_MONOTONIC or CLOCK_THREAD_CPUTIME_ID. End it with timer_delete().
  * Errors: -EINVAL: no such clock or signal, or no time; -ENOSPC, -EAGAIN: no more timers.
+ * Source: timer_create(2) with SIGEV_THREAD_ID.
  */
 int umcg_thread_timer(clockid_t clock, uint64_t interval_ns, int signal, timer_t *timer);
 

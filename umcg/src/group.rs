@@ -59,6 +59,8 @@ impl Group {
     ///
     /// `Invalid`: no group's file. `Foreign`: another user's, or of another pid
     /// namespace. `Version`: made by another version of the library.
+    ///
+    /// Source: ours; a file in place of the ids of UMCG's first version.
     #[doc(alias = "umcg_group_open")]
     pub fn open(fd: OwnedFd) -> Result<Self> {
         Ok(Self::over(Home::open(fd)?))
@@ -205,16 +207,21 @@ impl Group {
     /// # Errors
     ///
     /// `NotFound`: no such member.
+    ///
+    /// Source: UMCG's state word.
     #[doc(alias = "umcg_state")]
     pub fn state(&self, who: Id) -> Result<Snapshot> {
         self.inner.home.state(who)
     }
 
-    /// All members. Any thread; not one moment's picture.
+    /// All members. Any thread. Race: not one moment's picture; who comes or goes meanwhile
+    /// may be in it or not.
     ///
     /// # Errors
     ///
     /// `Gone`: the daemon that kept them is no more.
+    ///
+    /// Source: ours.
     #[doc(alias = "umcg_list")]
     pub fn list(&self) -> Result<Vec<Member>> {
         self.inner.home.list()

@@ -105,9 +105,13 @@ impl Server {
 
     /// Server: RUNNING -> NONE. Its workers go to other servers, or wait for one.
     ///
+    /// Race: a wake or kick that names it meanwhile is without effect, or is refused.
+    ///
     /// # Errors
     ///
     /// `NotFound`: the thread is the child of a fork.
+    ///
+    /// Source: UMCG, `umcg_ctl(UNREGISTER)`.
     #[doc(alias = "umcg_unregister")]
     pub fn unregister(self) -> Result<()> {
         tls::stand_up(self.id)
@@ -177,11 +181,14 @@ impl Worker {
     /// Gives the slot up. State: RUNNING -> RUNNABLE with `YIELDED`, and it is listed;
     /// returns when it is run again. RUNNABLE workers +1.
     ///
-    /// CAUTION: the server may pick the same worker for ever.
+    /// CAUTION: the server may pick the same worker for ever. Race: with a kick it is told
+    /// once, as either of the two.
     ///
     /// # Errors
     ///
     /// `WrongState`: not RUNNING; `NotFound`: the child of a fork.
+    ///
+    /// Source: UMCG, `umcg_wait` of a worker that has made itself RUNNABLE (Zijlstra, 2022).
     #[doc(alias = "umcg_yield")]
     pub fn yield_now(&mut self) -> Result<()> {
         check("yield", self.id, self.forks)?;
@@ -197,9 +204,13 @@ impl Worker {
     /// Worker: RUNNING -> NONE; its server, or another one, gets `Exited`. The thread goes on, outside of
     /// the group.
     ///
+    /// Race: a wake or kick that names it meanwhile is without effect, or is refused.
+    ///
     /// # Errors
     ///
     /// `NotFound`: the thread is the child of a fork.
+    ///
+    /// Source: UMCG, `umcg_ctl(UNREGISTER)`.
     #[doc(alias = "umcg_unregister")]
     pub fn unregister(self) -> Result<()> {
         tls::stand_up(self.id)

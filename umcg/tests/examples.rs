@@ -48,6 +48,21 @@ fn example_handoff_crosses_processes() {
     assert!(run("handoff").contains("10000 round trips"));
 }
 
+#[test]
+fn example_sigalrm_forces_the_hogs_off() {
+    assert!(run("sigalrm").contains("SIGALRM: the hogs were forced off"));
+}
+
+#[test]
+fn example_sigprof_forces_the_hogs_off() {
+    assert!(run("sigprof").contains("SIGPROF: the hogs were forced off"));
+}
+
+#[test]
+fn example_sigvtalrm_forces_the_hogs_off() {
+    assert!(run("sigvtalrm").contains("SIGVTALRM: the hogs were forced off"));
+}
+
 /// Lines without their indentation.
 fn trimmed(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -1,7 +1,8 @@
 //! Channel, mutex, condition variable and sleep that give the slot up while they wait.
 //!
-//! Between workers of one group a wake is a push on a list: a system call only if the
-//! server has to be woken as well. All of them also work from and to threads that are
+//! In futex-only mode a wake between workers of one group is a push on a list: a system call
+//! only if the server has to be woken as well. In kernel mode it is one call of the kernel's
+//! program, and what needs no wake needs no call. All of them also work from and to threads that are
 //! no workers. Source of the set: gloop's and Go's.
 
 use std::collections::VecDeque;
