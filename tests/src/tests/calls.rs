@@ -114,39 +114,51 @@ fn foreign_ids() -> Result<Verdict> {
     in_client(foreign_body)
 }
 
-fn os(errno: i32) -> std::io::Error {
+pub(super) fn os(errno: i32) -> std::io::Error {
     std::io::Error::from_raw_os_error(errno)
 }
 
 /// A group over the bare socket, and the program that its members call.
-struct Bare {
+pub(super) struct Bare {
     sock: OwnedFd,
+    pub truth: OwnedFd,
+    pub desks: OwnedFd,
     prog: OwnedFd,
+    pub futexes: OwnedFd,
     epoch: u64,
     /// As calls name it.
     name: u64,
 }
 
 impl Bare {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let sock = sys::connect(Path::new(proto::SOCKET)).map_err(os)?;
         let mut create = Request::new(Op::Create);
         create.max_members = 4;
         let (reply, fds) = sys::ask(&sock, &create).map_err(os)?;
-        let prog = fds.into_iter().nth(2).context("no program")?;
+        let fds = <[OwnedFd; 4]>::try_from(fds);
+        let [truth, desks, prog, futexes] = fds.ok().context("not four files")?;
         let name = u64::from(reply.gen_) << 32 | u64::from(reply.group);
         Ok(Self {
             sock,
+            truth,
+            desks,
             prog,
+            futexes,
             epoch: reply.epoch,
             name,
         })
     }
 
-    fn token(&self, kind: u32) -> Result<[u64; 2]> {
+    pub fn token(&self, kind: u32) -> Result<[u64; 2]> {
         let mut ask = Request::new(Op::Tokens);
         (ask.kind, ask.count) = (kind, 1);
         Ok(sys::ask(&self.sock, &ask).map_err(os)?.0.tokens[0])
+    }
+
+    /// The answer to one who registers with `token`, as a thread that is a worker from then on.
+    pub fn register(&self, token: [u64; 2]) -> Result<i32> {
+        apart(|| Ok(self.run(self.call(REGISTER, token, 0))?.0))
     }
 
     fn call(&self, op: u32, token: [u64; 2], target: u64) -> intf::umcg_group_call {
@@ -174,7 +186,7 @@ impl Bare {
     }
 }
 
-const WORKER: u32 = intf::umcg_member_kind_UMCG_M_WORKER;
+pub(super) const WORKER: u32 = intf::umcg_member_kind_UMCG_M_WORKER;
 const NOBODY: u32 = intf::umcg_member_kind_UMCG_M_NONE;
 const REGISTER: u32 = intf::umcg_call_op_UMCG_CALL_REGISTER;
 const UNREGISTER: u32 = intf::umcg_call_op_UMCG_CALL_UNREGISTER;

@@ -44,6 +44,7 @@ mod preempt_latency;
 mod preempt_load;
 mod published;
 mod records;
+mod read_only;
 mod refused;
 mod restart;
 mod runtime;
@@ -176,6 +177,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         servers::TESTS,
         published::TESTS,
         calls::TESTS,
+        read_only::TESTS,
         app_cycles::TESTS,
         app_many::TESTS,
         app_hostile::TESTS,
