@@ -44,6 +44,7 @@ mod preempt_latency;
 mod preempt_load;
 mod published;
 mod records;
+mod quota;
 mod read_only;
 mod refused;
 mod restart;
@@ -178,6 +179,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         published::TESTS,
         calls::TESTS,
         read_only::TESTS,
+        quota::TESTS,
         app_cycles::TESTS,
         app_many::TESTS,
         app_hostile::TESTS,
