@@ -35,6 +35,7 @@ mod late;
 mod library;
 mod life;
 mod long_wait;
+mod loose;
 mod member;
 mod partial;
 mod policy;
@@ -177,6 +178,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         ends::TESTS,
         servers::TESTS,
         published::TESTS,
+        loose::TESTS,
         calls::TESTS,
         read_only::TESTS,
         quota::TESTS,
