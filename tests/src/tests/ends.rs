@@ -353,6 +353,8 @@ enum End {
     Exit,
     /// pthread_cancel(3) while it is blocked.
     Cancelled,
+    /// The same while it is RUNNABLE: it has not been run yet.
+    CancelledHeld,
 }
 
 struct Plan {
@@ -381,7 +383,7 @@ extern "C-unwind" fn ends(plan: *mut libc::c_void) -> *mut libc::c_void {
             // SAFETY: no frame of this thread has anything to drop.
             End::Exit => unsafe { pthread_exit(std::ptr::null_mut()) },
             // SAFETY: as above; it is cancelled in here.
-            End::Cancelled => unsafe {
+            End::Cancelled | End::CancelledHeld => unsafe {
                 pause();
             },
         }
@@ -400,7 +402,7 @@ pub(super) fn thread_ends() -> Result<Verdict> {
             Ok(())
         });
         let other_id = boss.new_one(77)?;
-        for (count, end) in [End::Raw, End::Exit, End::Cancelled]
+        for (count, end) in [End::Raw, End::Exit, End::Cancelled, End::CancelledHeld]
             .into_iter()
             .enumerate()
         {
@@ -428,6 +430,13 @@ pub(super) fn thread_ends() -> Result<Verdict> {
                 unsafe { libc::pthread_cancel(thread) };
                 boss.news_of(id)?;
             }
+            if end == End::CancelledHeld {
+                // SAFETY: as above.
+                unsafe { libc::pthread_cancel(thread) };
+                std::thread::sleep(Duration::from_millis(10));
+                ensure!(!boss.left.contains(&id), "it left before it was run");
+                ensure!(boss.group.state(id)?.state == State::Runnable);
+            }
             boss.until_left(id)?;
             // SAFETY: made above, joined once.
             unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
@@ -441,7 +450,7 @@ pub(super) fn thread_ends() -> Result<Verdict> {
             boss.settle(other_id, State::Blocked, || true)?;
         }
         drop(tell);
-        boss.serve_until(4)?;
+        boss.serve_until(5)?;
         other.end()?;
         boss.alone()
     })

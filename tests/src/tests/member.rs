@@ -57,9 +57,9 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// How long a member that is let run by the relief valve alone may take to run.
-const RELIEF: Duration = Duration::from_secs(4);
+pub(super) const RELIEF: Duration = Duration::from_secs(4);
 
-fn ptrace(request: u32, tid: i32, data: usize) -> Result<()> {
+pub(super) fn ptrace(request: u32, tid: i32, data: usize) -> Result<()> {
     // SAFETY: the requests that are made here take no address, and `data` is 0 or points to
     // what they fill.
     let done = unsafe { libc::ptrace(request, tid, 0usize, data) };
@@ -146,7 +146,7 @@ fn ptrace_body() -> Result<()> {
 }
 
 /// Each of the cast, that was stopped in its state, goes on from there when it is run.
-fn goes_on(troupe: &Troupe, boss: &mut Boss) -> Result<()> {
+pub(super) fn goes_on(troupe: &Troupe, boss: &mut Boss) -> Result<()> {
     let script = &troupe.script;
     let reader = troupe.id(Role::Reads);
     boss.settle(reader, State::Blocked, || {

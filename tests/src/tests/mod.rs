@@ -57,6 +57,7 @@ mod signals;
 mod stamps;
 mod storm;
 mod timens;
+mod traced;
 mod usage;
 mod verify;
 mod watch;
@@ -175,6 +176,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         restart::TESTS,
         signals::TESTS,
         member::TESTS,
+        traced::TESTS,
         ends::TESTS,
         servers::TESTS,
         published::TESTS,
