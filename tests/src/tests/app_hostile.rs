@@ -148,8 +148,8 @@ fn dead_server(group: &Arc<KernelGroup>) {
     });
 }
 
-/// The program that clients are given, with anything as its argument.
-fn program_runs() -> Result<()> {
+/// The program that clients are given, with anything as its argument; it ends when it cannot.
+pub(super) fn program_runs() -> Result<()> {
     use std::os::fd::AsRawFd;
     let sock = sys::connect(Path::new(proto::SOCKET)).map_err(std::io::Error::from_raw_os_error)?;
     let mut request = Request::new(Op::Create);

@@ -9,6 +9,7 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
+use super::app_hostile::program_runs;
 use super::{Test, short};
 use crate::client::{
     self, Name, Seen, all_stopped, group_maps, join_all, run_past_faults, serve, worker,
@@ -563,6 +564,7 @@ fn hostile() -> Result<Verdict> {
                 scribbler.scribble((value % 90) as u32, value >> 8);
             }
         });
+        let runs = std::thread::spawn(program_runs);
         let until = Instant::now() + Duration::from_secs(4);
         while Instant::now() < until {
             if let Ok(event) = group.next_event(me, sys::now_ns() + 1_000_000) {
@@ -573,6 +575,7 @@ fn hostile() -> Result<Verdict> {
                 let _ = group.kick(Id::new(index, 1));
             }
         }
+        ensure!(!runs.is_finished(), "{:?}", runs.join());
         Ok(())
     })?;
     client::spawn_as(65533, cycles_body::<200>)?.result(LIMIT)?;
