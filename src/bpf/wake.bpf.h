@@ -48,7 +48,9 @@ static __always_inline bool others_wait(const struct umcg_cpu *c, s32 cpu)
 
 /*
  * The running worker wakes somebody for @cpu, its own, and sleeps soon, for it was
- * short so far, and nobody waits: the wakee goes next without a dispatch.
+ * short so far, and nobody waits: the wakee goes next without a dispatch. Should it
+ * not sleep, its slice ends; one without end would not, and endless_sweep() looks at
+ * the queues that are ours.
  */
 static __always_inline bool hand_down(s32 cpu, u64 now)
 {
@@ -56,7 +58,7 @@ static __always_inline bool hand_down(s32 cpu, u64 now)
 	struct umcg_cpu *c = cpu_rec(cpu);
 
 	/* A worker of a group is about to block: its server is next here. */
-	if ((waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member)
+	if ((waker->flags & PF_EXITING) || !c->cur_idx || c->cur_member || is_endless(c))
 		return false;
 	if (c->cur_avg_ns >= SYNC_NS ||
 	    c->cur_burst_ns + (now - c->cur_start_ns) >= SYNC_NS)

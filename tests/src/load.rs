@@ -190,6 +190,22 @@ impl Napper {
     }
 }
 
+/// A process of its own on `cpu` that ends after `body`.
+pub fn pinned_child(cpu: usize, body: impl FnOnce()) -> Result<Spinner> {
+    // SAFETY: the child makes system calls and computes.
+    let pid = unsafe { libc::fork() };
+    ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        pin(0, cpu);
+        body();
+        std::process::exit(0);
+    }
+    adopt(pid as u32);
+    Ok(Spinner { pid })
+}
+
 /// A thread of SCHED_FIFO that owns `cpu` for `time`, if the kernel lets it.
 pub fn rt_hog(cpu: usize, time: Duration) -> Result<i32> {
     // SAFETY: the child only spins, and ends by itself.

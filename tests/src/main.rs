@@ -18,6 +18,7 @@ mod load;
 mod made_up;
 mod noise;
 mod race;
+mod relay;
 mod seccomp;
 mod skel;
 mod stall;

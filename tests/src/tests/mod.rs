@@ -37,6 +37,7 @@ mod life;
 mod long_wait;
 mod loose;
 mod member;
+mod pairs;
 mod partial;
 mod policy;
 mod preempt;
@@ -150,6 +151,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         share::TESTS,
         bars::TESTS,
         late::TESTS,
+        pairs::TESTS,
         compile::TESTS,
         config::TESTS,
         cgroup::TESTS,
