@@ -2,11 +2,11 @@
 //! server and its work.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossbeam::channel::{never, select};
+use crossbeam::channel::{Sender, TrySendError, bounded, never, select};
 use log::warn;
 use scx_stats::prelude::*;
 
@@ -14,27 +14,73 @@ use crate::cgroup;
 use crate::shared::Shared;
 use crate::stats::{self, Metrics};
 
+use super::caps;
 use super::live::Live;
 use super::news::News;
 
 /// How soon an ejection is seen; an idle machine pays for each look.
 const POLL: Duration = Duration::from_secs(1);
+const STACK_BYTES: usize = 128 * 1024;
+
+/// Writes to stdout by a thread of its own, since who reads there may stall for ever.
+#[derive(Debug)]
+struct Printer(Sender<String>);
+
+impl Printer {
+    fn start() -> Self {
+        let (texts, to_print) = bounded::<String>(1);
+        let print = move || {
+            caps::drop_all();
+            for text in to_print {
+                let mut out = std::io::stdout().lock();
+                // A closed terminal must not end the scheduler.
+                let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("umcg-stats".to_owned())
+            .stack_size(STACK_BYTES);
+        if let Err(err) = thread.spawn(print) {
+            warn!("--stats: cannot start the thread that prints: {err}");
+        }
+        Self(texts)
+    }
+
+    /// False: what was to be printed before is still unread.
+    fn print(&self, text: String) -> bool {
+        !matches!(self.0.try_send(text), Err(TrySendError::Full(_)))
+    }
+}
 
 /// Reads the shared records and answers who asks.
 #[derive(Debug)]
 pub struct Control {
     shared: Arc<Shared>,
     ejections: u64,
+    printer: OnceLock<Printer>,
 }
 
 impl Control {
     /// A control for these records, after so many ejections.
     pub fn new(shared: Arc<Shared>, ejections: u64) -> Self {
-        Self { shared, ejections }
+        Self {
+            shared,
+            ejections,
+            printer: OnceLock::new(),
+        }
     }
 
     fn metrics(&self, live: &Live) -> Metrics {
         Metrics::read(&self.shared, self.ejections, live.groups())
+    }
+
+    /// What happened between the two; false if nobody reads it.
+    fn print(&self, now: &Metrics, before: &Metrics) -> bool {
+        let mut text = Vec::new();
+        // A vector takes all.
+        let _ = now.delta(before).format(&mut text);
+        let printer = self.printer.get_or_init(Printer::start);
+        printer.print(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Serves statistics and reloads until the end is asked for, or until `exited` says that
@@ -79,10 +125,11 @@ impl Control {
             }
             if every.is_some_and(|every| last.0.elapsed() >= every) {
                 let now = self.metrics(live);
-                // A closed terminal must not end the scheduler.
-                let _ = now.delta(&last.1).format(&mut std::io::stdout());
-                let _ = std::io::stdout().flush();
-                last = (Instant::now(), now);
+                last.0 = Instant::now();
+                // What could not be told is part of the next interval.
+                if self.print(&now, &last.1) {
+                    last.1 = now;
+                }
             }
         }
         Ok(())

@@ -58,7 +58,7 @@ pub fn shared() -> Result<Arc<Sched>> {
     }
     end_shared();
     let args: &[_] = if partial { &["--partial"] } else { &[] };
-    let sched = Arc::new(Sched::launch(args)?);
+    let sched = Arc::new(Sched::launch(args, None)?);
     *locked() = Some((partial, sched.clone()));
     Ok(sched)
 }
@@ -184,12 +184,20 @@ impl Sched {
     /// Starts it with `args` and waits until it is attached and its servers are up.
     pub fn start(args: &[&str]) -> Result<Self> {
         end_shared();
-        let sched = Self::launch(args)?;
+        let sched = Self::launch(args, None)?;
         adopt(sched.pid());
         Ok(sched)
     }
 
-    fn launch(args: &[&str]) -> Result<Self> {
+    /// The same; what it writes to stdout goes elsewhere.
+    pub fn start_to(stdout: impl Into<Stdio>, args: &[&str]) -> Result<Self> {
+        end_shared();
+        let sched = Self::launch(args, Some(stdout.into()))?;
+        adopt(sched.pid());
+        Ok(sched)
+    }
+
+    fn launch(args: &[&str], stdout: Option<Stdio>) -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let began = Instant::now();
         let run = RUNS.fetch_add(1, Relaxed);
@@ -199,7 +207,7 @@ impl Sched {
             .args(args)
             .args(configured(args))
             .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
+            .stdout(stdout.map_or_else(|| out.try_clone().map(Stdio::from), Ok)?)
             .stderr(out)
             .spawn()
             .context("cannot start scx_umcg")?;

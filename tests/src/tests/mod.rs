@@ -56,6 +56,7 @@ mod servers;
 mod share;
 mod signals;
 mod stamps;
+mod stats;
 mod storm;
 mod timens;
 mod traced;
@@ -141,6 +142,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         usage::TESTS,
         verify::TESTS,
         see::TESTS,
+        stats::TESTS,
         doctor::TESTS,
         watch::TESTS,
         changes::TESTS,
