@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::fair::{self, hogs_spread, short_sleeper};
 use super::{Test, full, timed};
 use crate::beside::{Bars, Figure, Rounds};
 use crate::harness::{Sched, Verdict, metric};
@@ -16,7 +17,7 @@ pub const TESTS: &[Test] = &[
         "vm_short_sleeper_keeps_its_half",
         "share,newest",
         8,
-        short_sleeper,
+        sleeper,
     ),
     full(
         "vm_full_throughput_beside_eevdf",
@@ -33,7 +34,7 @@ pub const TESTS: &[Test] = &[
     full(
         "vm_full_throughput_by_instructions",
         "bars-count,icount,cpus=1",
-        150,
+        270,
         throughput::<2>,
     ),
     full("vm_full_attach_25_cycles_a", "cycles-a", 200, cycles),
@@ -75,7 +76,7 @@ const WAYS: [Way; 3] = [
     Way {
         name: "bar_count",
         args: &[],
-        rounds: 5,
+        rounds: 9,
         bars: [1.0, 1.05, 1.0],
     },
 ];
@@ -86,7 +87,7 @@ fn throughput<const WAY: usize>() -> Result<Verdict> {
     let rounds = Rounds::take(
         way.rounds,
         way.args,
-        &["contended", "staged"],
+        &["contended", "staged", "activations"],
         || load::messaging().map(|_| ()),
         three,
     )?;
@@ -94,20 +95,25 @@ fn throughput<const WAY: usize>() -> Result<Verdict> {
     for (name, most) in ["messaging", "pipe", "hackbench"].iter().zip(way.bars) {
         bars.ratio(&rounds, way.name, name, most)?;
     }
-    let [contended, staged] = rounds.counted[..] else {
-        unreachable!("two counters were asked for");
+    let [contended, staged, activations] = rounds.counted[..] else {
+        unreachable!("three counters were asked for");
     };
     metric(
         &format!("{}_decided", way.name),
         &[
             ("staged_share", staged as f64 / contended.max(1) as f64),
             ("contended", contended as f64),
+            ("activations", activations as f64),
         ],
     );
     let wants = way.args.contains(&"staged");
     ensure!(
         contended > 1000 && (staged > 0) == wants,
         "{contended} contended switches, {staged} of them staged"
+    );
+    ensure!(
+        activations > 50,
+        "{activations} activations: the agent was not at work"
     );
     bars.kept()?;
     Ok(Verdict::Ok)
@@ -116,44 +122,22 @@ fn throughput<const WAY: usize>() -> Result<Verdict> {
 /// Four hogs that may run anywhere on two CPUs.
 fn free_hogs() -> Result<Verdict> {
     let sched = Sched::start(&[])?;
-    let hogs = Hog::default().start_many(4)?;
-    std::thread::sleep(Duration::from_millis(500));
-    let got = shares(&hogs, Duration::from_secs(10))?;
-    let (least, most) = (
-        got.iter().copied().fold(f64::MAX, f64::min),
-        got.iter().copied().fold(0.0, f64::max),
-    );
-    metric("free_hogs", &[("least_s", least), ("most_s", most)]);
+    let spread = hogs_spread()?;
+    metric("free_hogs", &[("spread", spread)]);
     ensure!(
-        most <= 1.05 * least,
-        "four hogs on two CPUs got {got:.2?} s of 10 s"
+        spread <= 1.05,
+        "of four hogs on two CPUs one got {spread:.3} times another's time"
     );
-    drop(hogs);
     sched.stop()?;
     Ok(Verdict::Ok)
 }
 
-/// Runs for 200 us and sleeps for 10, beside a hog on its CPU: a sleep that short costs nothing.
-fn short_sleeper() -> Result<Verdict> {
+/// Beside a hog on its CPU: a sleep of 10 us costs nothing.
+fn sleeper() -> Result<Verdict> {
     let sched = Sched::start(&[])?;
-    let hog = Hog {
-        cpu: Some(0),
-        ..Hog::default()
-    }
-    .start()?;
-    let sleeper = load::Napper {
-        cpu: 0,
-        work: Duration::from_micros(200),
-        sleep: Duration::from_micros(10),
-        ..load::Napper::default()
-    }
-    .start()?;
-    std::thread::sleep(Duration::from_millis(500));
-    let (a, b) = (hog.cpu_seconds()?, sleeper.cpu_seconds()?);
-    std::thread::sleep(Duration::from_secs(5));
-    let (a, b) = (hog.cpu_seconds()? - a, sleeper.cpu_seconds()? - b);
-    let share = b / (a + b);
-    metric("short_sleeper", &[("share", share), ("used_s", a + b)]);
+    let both = [short_sleeper(0)?, fair::pinned(0, 0)?];
+    let [share] = fair::parts([[&both[0], &both[1]]], Duration::from_secs(5))?;
+    metric("short_sleeper", &[("share", share)]);
     ensure!(
         (share - 0.5).abs() <= 0.05,
         "it got {:.1} % beside a hog",
@@ -161,7 +145,7 @@ fn short_sleeper() -> Result<Verdict> {
     );
     // The kernel's own scheduler may run this pair so that no tick ever meets the hog in
     // user mode, and RCU tasks, which the end of a traced program waits for, need one.
-    drop((hog, sleeper));
+    drop(both);
     sched.stop()?;
     Ok(Verdict::Ok)
 }

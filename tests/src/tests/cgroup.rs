@@ -8,7 +8,7 @@ use umcg::Kind;
 use umcg::backend::Backend;
 use umcg::kernel::sys;
 
-use super::{Test, full, short, timed};
+use super::{Test, fair, full, short, timed};
 use crate::cgroup::{self, Cgroup};
 use crate::client::{self, Name};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
@@ -82,12 +82,7 @@ fn within(what: &str, got: &[f64], want: &[f64]) -> Result<()> {
 }
 
 fn pinned(nice: i32, cgroup: &Cgroup) -> Result<Spinner> {
-    let hog = Hog {
-        cpu: Some(0),
-        nice,
-        ..Hog::default()
-    }
-    .start()?;
+    let hog = fair::pinned(0, nice)?;
     cgroup.add(hog.pid())?;
     Ok(hog)
 }
@@ -191,14 +186,13 @@ fn cpu_max() -> Result<Verdict> {
     let limited = Cgroup::new("umcg-max")?;
     limited.set("cpu.max", "20000 100000")?;
     let sched = harness::shared()?;
-    let one = hogs_in(&limited, 1)?;
-    std::thread::sleep(Duration::from_secs(1));
-    near("cpu_max_1", cpus(&one, Duration::from_secs(5))?, 0.2)?;
-    drop(one);
-    let eight = hogs_in(&limited, 8)?;
-    std::thread::sleep(Duration::from_secs(1));
-    near("cpu_max_8", cpus(&eight, Duration::from_secs(5))?, 0.2)?;
-    drop(eight);
+    for (name, n) in [("cpu_max_1", 1), ("cpu_max_8", 8)] {
+        near(
+            name,
+            fair::used_by(&limited, n, Duration::from_secs(5))?,
+            0.2,
+        )?;
+    }
     sched.no_ejection()?;
     Ok(Verdict::Ok)
 }

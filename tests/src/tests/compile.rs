@@ -84,7 +84,8 @@ impl Drop for Tree {
     }
 }
 
-/// At most `PERCENT` of EEVDF's guest time; with icount that is instructions.
+/// At most `PERCENT` of EEVDF's guest time; with icount that is instructions, which repeat within
+/// 2 %: two rounds, as nine would take more than an hour.
 fn make<const ROUNDS: usize, const PERCENT: usize>() -> Result<Verdict> {
     let tree = Tree::write()?;
     let discard = || tree.make(&["f0.o", "f1.o"]).map(|_| ());

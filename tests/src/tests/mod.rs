@@ -23,6 +23,7 @@ mod denied;
 mod doctor;
 mod ends;
 mod examples;
+mod fair;
 mod fuzz;
 mod gone;
 mod group;
@@ -153,6 +154,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         share::TESTS,
         bars::TESTS,
         late::TESTS,
+        fair::TESTS,
         pairs::TESTS,
         compile::TESTS,
         config::TESTS,

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Test, full, short, timed};
+use super::{Test, fair, full, short, timed};
 use crate::harness::{self, Sched, Verdict, median, metric};
-use crate::load::{self, Hog, shares};
+use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[
     timed("vm_pinned_hogs_share_evenly", "share,newest", 8, pinned),
     timed("vm_nice_is_honoured", "share,newest", 10, nice),
-    timed("vm_batch_and_idle_keep_behind", "share,newest", 14, classes),
+    timed("vm_batch_and_idle_keep_behind", "share,newest", 18, classes),
     timed(
         "vm_idle_cpu_beside_work_is_rare",
         "share,newest",
@@ -41,14 +41,8 @@ pub const TESTS: &[Test] = &[
 
 fn pinned() -> Result<Verdict> {
     let sched = harness::shared()?;
-    let hogs = Hog {
-        cpu: Some(0),
-        ..Hog::default()
-    }
-    .start_many(2)?;
-    std::thread::sleep(Duration::from_millis(300));
-    let got = shares(&hogs, Duration::from_secs(4))?;
-    let share = got[0] / (got[0] + got[1]);
+    let hogs = [fair::pinned(0, 0)?, fair::pinned(0, 0)?];
+    let [share] = fair::parts([[&hogs[0], &hogs[1]]], Duration::from_secs(4))?;
     metric("pinned", &[("share", share)]);
     ensure!(
         (share - 0.5).abs() <= 0.02,
@@ -61,29 +55,14 @@ fn pinned() -> Result<Verdict> {
 }
 
 fn nice() -> Result<Verdict> {
-    // sched_prio_to_weight: nice 0 = 1024, nice 5 = 335.
-    const WANT: f64 = 1024.0 / 335.0;
     let sched = harness::shared()?;
-    let hogs = [
-        Hog {
-            cpu: Some(0),
-            ..Hog::default()
-        }
-        .start()?,
-        Hog {
-            cpu: Some(0),
-            nice: 5,
-            ..Hog::default()
-        }
-        .start()?,
-    ];
-    std::thread::sleep(Duration::from_millis(300));
-    let got = shares(&hogs, Duration::from_secs(6))?;
-    let ratio = got[0] / got[1];
-    metric("nice", &[("ratio", ratio), ("want", WANT)]);
+    let hogs = [fair::pinned(0, 0)?, fair::pinned(0, 5)?];
+    let [part] = fair::parts([[&hogs[0], &hogs[1]]], Duration::from_secs(6))?;
+    let (ratio, want) = (part / (1.0 - part), fair::NICE_0_TO_5);
+    metric("nice", &[("ratio", ratio), ("want", want)]);
     ensure!(
-        (ratio / WANT - 1.0).abs() <= 0.05,
-        "nice 0 : nice 5 = {ratio:.3}, weights {WANT:.3}"
+        (ratio / want - 1.0).abs() <= 0.05,
+        "nice 0 : nice 5 = {ratio:.3}, weights {want:.3}"
     );
     drop(hogs);
     sched.no_ejection()?;
@@ -117,7 +96,8 @@ fn preemptions(sched: &Sched, hog: i32, sleeper: i32) -> Result<f64> {
     Ok(many as f64)
 }
 
-/// SCHED_BATCH preempts SCHED_IDLE alone, SCHED_IDLE nobody.
+/// SCHED_BATCH preempts SCHED_IDLE alone, SCHED_IDLE nobody, and a hog of SCHED_IDLE gets next to
+/// nothing of a CPU that another one wants.
 fn classes() -> Result<Verdict> {
     const NORMAL: i32 = libc::SCHED_OTHER;
     const BATCH: i32 = libc::SCHED_BATCH;
@@ -127,9 +107,18 @@ fn classes() -> Result<Verdict> {
     let batch = preemptions(&sched, NORMAL, BATCH)?;
     let idle = preemptions(&sched, BATCH, IDLE)?;
     let over_idle = preemptions(&sched, IDLE, BATCH)?;
+    let last = Hog {
+        cpu: Some(0),
+        class: IDLE,
+        ..Hog::default()
+    };
+    let hogs = [last.start()?, fair::pinned(0, 0)?];
+    let [share] = fair::parts([[&hogs[0], &hogs[1]]], Duration::from_secs(3))?;
+    drop(hogs);
     metric(
         "preemptions",
         &[
+            ("idle_share", share),
             ("normal", normal),
             ("batch", batch),
             ("idle", idle),
@@ -144,6 +133,11 @@ fn classes() -> Result<Verdict> {
     // Others wake up on this machine, too.
     ensure!(batch < normal / 3.0, "SCHED_BATCH: {batch} of {normal}");
     ensure!(idle < normal / 3.0, "SCHED_IDLE: {idle} of {normal}");
+    ensure!(
+        share <= 0.03,
+        "a hog of SCHED_IDLE got {:.1} % beside another one",
+        share * 100.0
+    );
     sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
