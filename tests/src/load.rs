@@ -326,6 +326,30 @@ pub fn cpu_seconds(pid: i32) -> Result<f64> {
     Ok(ns / 1e9)
 }
 
+/// Page faults of a process so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// Those that took no reading.
+    pub minor: u64,
+    /// Those that waited for a disk.
+    pub major: u64,
+}
+
+/// The faults of all threads of `pid`.
+pub fn faults(pid: u32) -> Result<Faults> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest: Vec<_> = text
+        .rsplit_once(") ")
+        .context("stat")?
+        .1
+        .split(' ')
+        .collect();
+    Ok(Faults {
+        minor: rest[7].parse()?,
+        major: rest[9].parse()?,
+    })
+}
+
 impl Drop for Spinner {
     fn drop(&mut self) {
         // SAFETY: our own child; reaped here or by clean_up, whoever is first.

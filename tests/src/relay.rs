@@ -1,7 +1,7 @@
 //! Loads that wake each other: pairs that pass a byte.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use umcg::kernel::sys;
@@ -34,4 +34,40 @@ pub fn hand_over_and_spin(cpu: usize) -> Result<Duration> {
     tells.read_exact(&mut late).context("no wakee")?;
     drop((wakee, waker));
     Ok(Duration::from_nanos(u64::from_ne_bytes(late)))
+}
+
+/// The two ends of a pair that passes a byte round, each working for `work` first; both are to
+/// run in processes of their own.
+pub fn ends(work: Duration) -> Result<[Box<dyn FnOnce()>; 2]> {
+    let (mut r1, mut w1) = std::io::pipe()?;
+    let (mut r2, mut w2) = std::io::pipe()?;
+    let spin = move || {
+        let began = Instant::now();
+        while began.elapsed() < work {
+            std::hint::spin_loop();
+        }
+    };
+    let first = move || {
+        let mut byte = [0];
+        while r1.read_exact(&mut byte).is_ok() {
+            spin();
+            let _ = w2.write_all(&byte);
+        }
+    };
+    let second = move || {
+        let mut byte = [0];
+        loop {
+            spin();
+            if w1.write_all(&byte).is_err() || r2.read_exact(&mut byte).is_err() {
+                return;
+            }
+        }
+    };
+    Ok([Box::new(first), Box::new(second)])
+}
+
+/// A pair on `cpu` that does nothing but hand over.
+pub fn pair(cpu: usize) -> Result<Vec<Spinner>> {
+    let ends = ends(Duration::ZERO)?.into_iter();
+    ends.map(|end| pinned_child(cpu, end)).collect()
 }

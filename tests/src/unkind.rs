@@ -4,7 +4,7 @@
 //! limit of processes, where all of it can be killed at once.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::harness::{adopt, wait_until};
-use crate::load;
+use crate::{load, relay};
 
+const CGROUPS: &str = "/sys/fs/cgroup";
 const ROOT: &str = "/sys/fs/cgroup/unkind";
 const NOBODY: u32 = 65534;
 const SCHED_EXT: i32 = 7;
@@ -23,6 +24,8 @@ struct Kind {
     name: &'static str,
     /// Processes that it may have.
     pids: u32,
+    /// Its two cgroups have weights, so that the scheduler hears of moves between them.
+    weighs: bool,
     run: fn() -> !,
 }
 
@@ -30,7 +33,10 @@ const KINDS: &[Kind] = &[
     kind("fork", 60, fork_bomb),
     kind("exec", 60, exec_storm),
     kind("exec-thread", 60, exec_by_thread),
-    kind("churn", 60, churn),
+    Kind {
+        weighs: true,
+        ..kind("churn", 60, churn)
+    },
     kind("yield", 60, yield_storm),
     kind("stop", 60, stop_storm),
     kind("trace", 60, trace_storm),
@@ -57,12 +63,23 @@ pub const SET: [&str; 9] = [
 ];
 
 const fn kind(name: &'static str, pids: u32, run: fn() -> !) -> Kind {
-    Kind { name, pids, run }
+    Kind {
+        name,
+        pids,
+        weighs: false,
+        run,
+    }
+}
+
+/// Children of `cgroup` have a controller from now on.
+fn hand_on(cgroup: &str, controller: &str) -> std::io::Result<()> {
+    fs::write(format!("{cgroup}/cgroup.subtree_control"), controller)
 }
 
 /// A load that runs until it is dropped.
 pub struct Unkind {
     group: String,
+    weighs: bool,
     child: Child,
 }
 
@@ -74,12 +91,17 @@ impl Unkind {
         let group = format!("{ROOT}/{name}");
         fs::create_dir_all(ROOT)?;
         // Not there on a kernel without the controller: then there is no limit.
-        let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+pids");
-        let _ = fs::write(format!("{ROOT}/cgroup.subtree_control"), "+pids");
+        let _ = hand_on(CGROUPS, "+pids");
+        let _ = hand_on(ROOT, "+pids");
         for part in ["", "/a", "/b"] {
             let path = format!("{group}{part}");
             fs::create_dir_all(&path).with_context(|| path.clone())?;
             std::os::unix::fs::chown(format!("{path}/cgroup.procs"), Some(NOBODY), None)?;
+        }
+        if kind.weighs {
+            for path in [CGROUPS, ROOT, &group] {
+                hand_on(path, "+cpu").with_context(|| format!("+cpu below {path}"))?;
+            }
         }
         fs::write(format!("{group}/pids.max"), kind.pids.to_string())?;
         let procs = fs::OpenOptions::new()
@@ -95,7 +117,11 @@ impl Unkind {
         unsafe { command.pre_exec(move || (&procs).write_all(b"0")) };
         let child = command.spawn().context("cannot start a load")?;
         adopt(child.id());
-        let mut this = Self { group, child };
+        let mut this = Self {
+            group,
+            weighs: kind.weighs,
+            child,
+        };
         // A storm that ends at once is none.
         std::thread::sleep(Duration::from_millis(300));
         ensure!(
@@ -122,6 +148,10 @@ impl Drop for Unkind {
             let _ = self.child.try_wait();
             text.contains("populated 0")
         });
+        // Other loads weigh as many threads as they have.
+        for path in [&self.group, ROOT, CGROUPS] {
+            let _ = self.weighs.then(|| hand_on(path, "-cpu"));
+        }
         for part in ["/a", "/b", ""] {
             let _ = fs::remove_dir(format!("{}{part}", self.group));
         }
@@ -361,30 +391,14 @@ fn trace_storm() -> ! {
 
 /// A pair that passes a byte round, each end working for `work` first.
 fn pair(cpu: Option<usize>, work: Duration) {
-    let (mut r1, mut w1) = or_exit(std::io::pipe());
-    let (mut r2, mut w2) = or_exit(std::io::pipe());
-    child(move || {
-        if let Some(cpu) = cpu {
-            load::pin(0, cpu);
-        }
-        loop {
-            let mut byte = [0];
-            or_exit(r1.read_exact(&mut byte));
-            spin(work);
-            or_exit(w2.write_all(&byte));
-        }
-    });
-    child(move || {
-        if let Some(cpu) = cpu {
-            load::pin(0, cpu);
-        }
-        loop {
-            let mut byte = [0];
-            spin(work);
-            or_exit(w1.write_all(&byte));
-            or_exit(r2.read_exact(&mut byte));
-        }
-    });
+    for end in or_exit(relay::ends(work)) {
+        child(move || {
+            if let Some(cpu) = cpu {
+                load::pin(0, cpu);
+            }
+            end();
+        });
+    }
 }
 
 /// Pairs of which each end runs for less than a tick.

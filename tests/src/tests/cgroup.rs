@@ -8,7 +8,7 @@ use umcg::Kind;
 use umcg::backend::Backend;
 use umcg::kernel::sys;
 
-use super::{Test, fair, full, short, timed};
+use super::{Test, fair, full, limits, short, timed};
 use crate::cgroup::{self, Cgroup};
 use crate::client::{self, Name};
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
@@ -387,16 +387,7 @@ fn cpu_max_tiny<const SECS: u64>() -> Result<Verdict> {
         "8 hogs with a limit of 0.1 % got {sum:.3} s of 3 s"
     );
     limited.set("cpu.max", "max")?;
-    let mut waits = Vec::new();
-    for hog in &hogs {
-        let (began, before) = (Instant::now(), hog.cpu_seconds()?);
-        let ran = wait_until(Duration::from_secs(1), || {
-            hog.cpu_seconds().is_ok_and(|now| now > before)
-        });
-        ensure!(ran, "a hog waits on 1 s after its limit is gone");
-        waits.push(began.elapsed().as_secs_f64() * 1e3);
-    }
-    let worst = waits.iter().copied().fold(0.0, f64::max);
+    let worst = limits::all_run_again(&hogs)?;
     metric("cpu_max_gone", &[("worst_ms", worst)]);
     let free = cpus(&hogs, Duration::from_secs(1))?;
     ensure!(free > 1.6, "8 hogs get {free:.2} CPUs once they are free");

@@ -376,8 +376,8 @@ impl Drop for Ksmd {
     }
 }
 
-/// More memory in use than there is, with swap: the agent never faults, decides all the
-/// time, and is the last to be killed.
+/// More memory in use than there is, with swap: the agent never waits for a page of its own from
+/// the disk, decides all the time, and is the last to be killed.
 fn memory<const SECS: u64>() -> Result<Verdict> {
     load::run(Duration::from_secs(30), &["mkswap", "/dev/vda"])?;
     load::run(Duration::from_secs(30), &["swapon", "/dev/vda"])?;
@@ -392,6 +392,7 @@ fn memory_swapped(secs: u64) -> Result<Verdict> {
     ensure!(score.trim() == "-900", "oom_score_adj {score:?}");
     let hogs = Hog::default().start_many(2)?;
     let before = sched.counter("activations")?;
+    let faults = load::faults(sched.pid())?;
     let secs = format!("{secs}s");
     // 150 % of what is free, over and over; the out-of-memory killer is no failure.
     let out = load::run(
@@ -413,15 +414,21 @@ fn memory_swapped(secs: u64) -> Result<Verdict> {
     let swapped: f64 = swapped.context("pswpout")?.parse()?;
     sched.no_ejection()?;
     let turns = sched.counter("activations")? - before;
+    let waited = load::faults(sched.pid())?.major - faults.major;
     metric(
         "memory",
-        &[("swapped_pages", swapped), ("activations", turns as f64)],
+        &[
+            ("swapped_pages", swapped),
+            ("activations", turns as f64),
+            ("major_faults", waited as f64),
+        ],
     );
     ensure!(
         swapped > 1000.0,
         "{swapped} pages went to swap: no pressure; {out:?}"
     );
     ensure!(turns > 50, "the servers decided {turns} times");
+    ensure!(waited == 0, "the agent waited for {waited} pages");
     ensure!(sysfs("state") == "enabled", "state {:?}", sysfs("state"));
     drop(hogs);
     sched.stop()?;

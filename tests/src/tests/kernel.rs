@@ -14,6 +14,7 @@ use crate::unkind::Unkind;
 pub const TESTS: &[Test] = &[
     short("vm_rt_hog_on_one_cpu", "hostile", 14, rt_one::<6, 3000>),
     full("vm_full_rt_hog_25s", "rt", 35, rt_one::<25, 10_000>),
+    full("vm_full_rt_hog_unthrottled", "rt", 25, rt_unthrottled),
     full("vm_full_rt_hogs_on_all_cpus", "rt", 25, rt_all),
     full("vm_full_reload_loop_under_load", "reload", 20, reload),
     full(
@@ -98,17 +99,26 @@ fn rt_one<const SECS: u64, const TIMEOUT_MS: u64>() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
+const RT_RUNTIME: &str = "/proc/sys/kernel/sched_rt_runtime_us";
+
+/// `body` without a throttle of real-time tasks.
+fn unthrottled<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let default = fs::read_to_string(RT_RUNTIME)?;
+    fs::write(RT_RUNTIME, "-1")?;
+    let result = body();
+    fs::write(RT_RUNTIME, default.trim())?;
+    result
+}
+
+fn rt_unthrottled() -> Result<Verdict> {
+    unthrottled(rt_one::<12, 3000>)
+}
+
 /// All CPUs held, by the default of sched_rt_runtime_us and without any throttle.
 fn rt_all() -> Result<Verdict> {
-    let sysctl = "/proc/sys/kernel/sched_rt_runtime_us";
-    let default = fs::read_to_string(sysctl)?;
-    for runtime in [default.trim(), "-1"] {
-        fs::write(sysctl, runtime)?;
-        let result = rt_all_with(runtime);
-        fs::write(sysctl, default.trim())?;
-        result?;
-        crate::harness::clean_up();
-    }
+    rt_all_with("default")?;
+    harness::clean_up();
+    unthrottled(|| rt_all_with("-1"))?;
     Ok(Verdict::Ok)
 }
 

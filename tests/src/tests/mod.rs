@@ -35,6 +35,7 @@ mod kernel;
 mod late;
 mod library;
 mod life;
+mod limits;
 mod long_wait;
 mod loose;
 mod member;
@@ -159,6 +160,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         compile::TESTS,
         config::TESTS,
         cgroup::TESTS,
+        limits::TESTS,
         decide::TESTS,
         policy::TESTS,
         preempt::TESTS,

@@ -253,16 +253,7 @@ fn started() -> Result<u64> {
 
 fn page_faults() -> Result<Verdict> {
     const TURNS: u64 = 100;
-    let faults = |pid: u32| -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let rest: Vec<_> = text
-            .rsplit_once(") ")
-            .context("stat")?
-            .1
-            .split(' ')
-            .collect();
-        Ok(rest[7].parse::<u64>()? + rest[9].parse::<u64>()?)
-    };
+    let faults = |pid: u32| load::faults(pid).map(|f| f.minor + f.major);
     for (name, args) in [("default", &[][..]), ("fifo", &["--policy", "fifo"])] {
         let sched = Sched::start(args)?;
         let hogs = Hog::default().start_many(2)?;
