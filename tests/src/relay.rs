@@ -1,9 +1,11 @@
-//! Loads that wake each other: pairs that pass a byte.
+//! Loads that wake each other: pairs that pass a byte, a server and its clients over TCP.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use umcg::kernel::sys;
 
 use crate::load::{Spinner, pinned_child};
@@ -70,4 +72,55 @@ pub fn ends(work: Duration) -> Result<[Box<dyn FnOnce()>; 2]> {
 pub fn pair(cpu: usize) -> Result<Vec<Spinner>> {
     let ends = ends(Duration::ZERO)?.into_iter();
     ends.map(|end| pinned_child(cpu, end)).collect()
+}
+
+/// Seconds that one thread takes to answer `rounds` requests of each of `clients`, over loopback
+/// TCP.
+pub fn tcp(clients: usize, rounds: usize) -> Result<f64> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let at = listener.local_addr()?;
+    let client = move || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(at)?;
+        stream.set_nodelay(true)?;
+        let mut message = [0; 64];
+        for _ in 0..rounds {
+            stream.write_all(&message)?;
+            stream.read_exact(&mut message)?;
+        }
+        Ok(())
+    };
+    let threads: Vec<_> = (0..clients).map(|_| std::thread::spawn(client)).collect();
+    let mut served = Vec::new();
+    for _ in 0..clients {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        served.push(stream);
+    }
+    let began = Instant::now();
+    while !served.is_empty() {
+        let of = |stream: &TcpStream| libc::pollfd {
+            fd: stream.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut fds: Vec<_> = served.iter().map(of).collect();
+        // SAFETY: the array lives through the call and has that many elements.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+        ensure!(ready > 0, "poll: {}", std::io::Error::last_os_error());
+        let mut asked = fds.iter().map(|fd| fd.revents != 0);
+        served.retain_mut(|stream| {
+            let mut message = [0; 64];
+            asked.next() != Some(true)
+                || stream
+                    .read_exact(&mut message)
+                    .and_then(|()| stream.write_all(&message))
+                    .is_ok()
+        });
+    }
+    let took = began.elapsed().as_secs_f64();
+    for thread in threads {
+        let ended = thread.join().ok().context("a client panicked")?;
+        ended.context("a client")?;
+    }
+    Ok(took)
 }
