@@ -8,13 +8,15 @@ use anyhow::{Context, Result, ensure};
 use scx_umcg::runfile::RunFile;
 use umcg::sync::Ordering::Relaxed;
 
-use crate::harness::{Sched, wait_until};
-use crate::load;
+use crate::harness::{Sched, metric, wait_until};
+use crate::{heap, load};
 
 /// Notices that come while one looks, of this program's own threads for one.
 const LINKED: usize = 4;
 /// Stacks of the agent's threads grow to the deepest use so far, once.
 const STACKS_KB: i64 = 256;
+/// What the agent may have in hand as one looks.
+const HEAP_BYTES: u64 = 4096;
 /// Kernel memory that caches of the kernel's own may gain.
 const KERNEL_KB: i64 = 4096;
 
@@ -26,10 +28,11 @@ pub struct Held {
     linked: usize,
     fds: usize,
     threads: usize,
-    /// Its resident pages, counted one by one: those of status are a sum that lags. Its heap is one array, locked as a whole from the start on, and the
-    /// allocator does not tell what of it is in use: a leak inside the heap is not seen here, only
-    /// stacks, mappings and what libraries in C allocate.
+    /// Its resident pages, counted one by one: those of status are a sum that lags. Stacks, mappings
+    /// and what libraries in C allocate: its heap is one array, locked as a whole.
     agent_kb: i64,
+    /// Bytes of that array.
+    heap: u64,
     maps: u64,
     kernel_kb: i64,
     /// Before it looked, and when it had.
@@ -57,6 +60,7 @@ impl Held {
             linked: linked.count() + held.sum::<usize>(),
             fds: fs::read_dir(format!("{proc}/fd"))?.count(),
             threads: fs::read_dir(format!("{proc}/task"))?.count(),
+            heap: heap::used(sched.pid())?,
             agent_kb: field(&format!("{proc}/smaps_rollup"), "Rss:")?,
             maps: maps_memlock()?,
             kernel_kb: field("/proc/meminfo", "Slab:")? + field("/proc/meminfo", "Percpu:")?,
@@ -101,6 +105,10 @@ impl Held {
             "the agent's memory grew: {before:?} -> {self:?}"
         );
         ensure!(
+            self.heap <= before.heap + HEAP_BYTES,
+            "the agent's heap grew: {before:?} -> {self:?}"
+        );
+        ensure!(
             self.maps == before.maps,
             "maps grew: {before:?} -> {self:?}"
         );
@@ -109,6 +117,18 @@ impl Held {
             "kernel memory grew: {before:?} -> {self:?}"
         );
         Ok(())
+    }
+
+    /// What of it are figures of the agent's own.
+    pub fn tell(&self) {
+        metric(
+            "held",
+            &[
+                ("heap_bytes", self.heap as f64),
+                ("agent_kb", self.agent_kb as f64),
+                ("records", self.records as f64),
+            ],
+        );
     }
 
     /// Fails if, since `before`, idle CPUs were kicked all the time: then the count of

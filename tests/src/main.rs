@@ -13,6 +13,7 @@ mod cgroup;
 mod client;
 mod cyclic;
 mod harness;
+mod heap;
 mod leak;
 mod load;
 mod made_up;

@@ -29,6 +29,7 @@ mod gone;
 mod group;
 mod hammer;
 mod hostile;
+mod hotplug;
 mod idle;
 mod idle_group;
 mod kernel;
@@ -151,6 +152,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         storm::TESTS,
         hostile::TESTS,
         cpus::TESTS,
+        hotplug::TESTS,
         kernel::TESTS,
         share::TESTS,
         bars::TESTS,
