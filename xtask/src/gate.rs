@@ -215,13 +215,7 @@ fn run_row(kernel: &str, row: &Row, boots: &[Boot], binary: &Path) -> Result<Out
             Verdict::Failed(why) => outcome.fail(&format!("{}: {why}", end.name)),
         }
     }
-    if outcome.ejections != row.ejections {
-        let text = format!(
-            "{} ejections, meant are {}",
-            outcome.ejections, row.ejections
-        );
-        outcome.fail(&text);
-    }
+    outcome.check_ejections(row.ejections);
     Ok(outcome)
 }
 
@@ -234,6 +228,13 @@ impl Outcome {
             ejections: 0,
             seconds: 0,
             note: note.replace(['\n', '\t'], " "),
+        }
+    }
+
+    /// A test fails by more than it means; fewer than a row is meant to have fail that.
+    fn check_ejections(&mut self, meant: Option<u32>) {
+        if let Some(meant) = meant.filter(|meant| *meant != self.ejections) {
+            self.fail(&format!("{} ejections, meant are {meant}", self.ejections));
         }
     }
 
@@ -257,7 +258,7 @@ mod tests {
             name: "r",
             what: "",
             tests: &["vm_b", "vm_c"],
-            ejections: 0,
+            ejections: Some(0),
         };
         let list = "vm_a x 1\nvm_b x 1\nvm_c y 1\n";
         let found = boots(list, &row).unwrap();
@@ -283,6 +284,22 @@ mod tests {
         let line = serde_json::to_string(&Done::new(key, &outcome)).unwrap();
         let done: Done = serde_json::from_str(&line).unwrap();
         assert_eq!((done.key(), &done.outcome), (key, &outcome), "{line}");
+    }
+
+    #[test]
+    fn ejections_fail_a_row_that_says_how_many() {
+        let mut outcome = Outcome::without_tests(End::Ok, "");
+        outcome.ejections = 2;
+        outcome.check_ejections(None);
+        outcome.check_ejections(Some(2));
+        assert_eq!(outcome.end, End::Ok);
+        outcome.check_ejections(Some(0));
+        assert_eq!(outcome.end, End::Failed);
+        assert!(
+            outcome.note.contains("2 ejections, meant are 0"),
+            "{}",
+            outcome.note
+        );
     }
 
     #[test]
