@@ -15,6 +15,7 @@ mod calls;
 mod cgroup;
 mod changes;
 mod class;
+mod churn_cast;
 mod compile;
 mod config;
 mod cpus;
