@@ -71,9 +71,10 @@ fn now_ns() -> i64 {
     clock_ns(libc::CLOCK_MONOTONIC).cast_signed()
 }
 
-fn burn(ns: u64) {
-    let end = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) + ns;
-    while clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) < end {
+/// Computes for so much of the calling thread's CPU time.
+pub fn burn(ns: u64) {
+    let end = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) + ns;
+    while clock_ns(libc::CLOCK_THREAD_CPUTIME_ID) < end {
         for _ in 0..200 {
             std::hint::black_box(());
         }
@@ -258,7 +259,8 @@ pub fn periodic(jobs: &[Job], during: Duration) -> Result<Tally> {
     })
 }
 
-fn sleep_until(at: i64) {
+/// Sleeps until it is `at` ns by CLOCK_MONOTONIC.
+pub fn sleep_until(at: i64) {
     let ts = libc::timespec {
         tv_sec: at / 1_000_000_000,
         tv_nsec: at % 1_000_000_000,

@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::load;
+use crate::load::{self, clock_ns};
 
 const NAP: Duration = Duration::from_millis(1);
 /// What a witness notes.
 const LATE: Duration = Duration::from_millis(1);
 
-/// From when on somebody should have run, and when they did.
-type Late = (Instant, Instant);
+/// From when on somebody should have run, and when they did, by CLOCK_MONOTONIC.
+type Late = (u64, u64);
 
 /// What the thread met.
 #[derive(Clone, Copy, Debug)]
@@ -25,59 +26,100 @@ pub struct Stalls {
     pub own: Duration,
 }
 
-fn naps(over: &AtomicBool) -> Vec<Late> {
+fn now_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+fn naps(nap: Duration, over: &AtomicBool) -> Vec<Late> {
     let mut list = Vec::new();
     while !over.load(Ordering::Relaxed) {
-        let due = Instant::now() + NAP;
-        std::thread::sleep(NAP);
-        let now = Instant::now();
-        if now > due + LATE {
+        let due = now_ns() + nap.as_nanos() as u64;
+        std::thread::sleep(nap);
+        let now = now_ns();
+        if now > due + LATE.as_nanos() as u64 {
             list.push((due, now));
         }
     }
     list
 }
 
-fn witness(cpu: usize, over: &AtomicBool) -> Result<Vec<Late>> {
-    load::pin(0, cpu);
-    load::fifo(0)?;
-    Ok(naps(over))
+/// Threads of a real-time class, one on each of the first CPUs: when they are late the machine
+/// is, and nobody else could run.
+pub struct Witnesses {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<Vec<Late>>>>,
 }
 
-/// How much of `stall` one of the witnesses was late, too; `seen`: sorted by the start.
-fn shared(stall: Late, seen: &[Late]) -> Duration {
-    let (mut sum, mut from) = (Duration::ZERO, stall.0);
-    for &(start, end) in seen {
-        let (start, end) = (start.max(from), end.min(stall.1));
-        sum += end.saturating_duration_since(start);
-        from = from.max(end);
+impl Witnesses {
+    /// Who look at the clock each `nap`.
+    pub fn start(cpus: usize, nap: Duration) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let threads = (0..cpus).map(|cpu| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                load::pin(0, cpu);
+                load::fifo(0)?;
+                Ok(naps(nap, &over))
+            })
+        });
+        let threads = threads.collect();
+        Self { over, threads }
     }
-    sum
+
+    /// What they saw.
+    pub fn end(self) -> Result<Seen> {
+        self.over.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for thread in self.threads {
+            all.extend(thread.join().ok().context("a witness panicked")??);
+        }
+        all.sort_unstable();
+        Ok(Seen(all))
+    }
+}
+
+/// When witnesses were late, by the start.
+pub struct Seen(Vec<Late>);
+
+impl Seen {
+    /// For how much of the time from `start` to `end` one of them was.
+    pub fn within(&self, start: u64, end: u64) -> Duration {
+        let (mut sum, mut from) = (0, start);
+        for &(late, there) in &self.0 {
+            sum += there.min(end).saturating_sub(late.max(from));
+            from = from.max(there);
+        }
+        Duration::from_nanos(sum)
+    }
 }
 
 /// The stalls while `work` runs, on the first `cpus` CPUs.
 pub fn during(cpus: usize, work: impl FnOnce() -> Result<()>) -> Result<Stalls> {
-    let over = Arc::new(AtomicBool::new(false));
-    let witnesses: Vec<_> = (0..cpus)
-        .map(|cpu| {
-            let over = over.clone();
-            std::thread::spawn(move || witness(cpu, &over))
-        })
-        .collect();
-    let flag = over.clone();
-    let probe = std::thread::spawn(move || naps(&flag));
+    let witnesses = Witnesses::start(cpus, NAP);
+    let over = witnesses.over.clone();
+    let probe = std::thread::spawn(move || naps(NAP, &over));
     let done = work();
-    over.store(true, Ordering::Relaxed);
+    let seen = witnesses.end();
     let met = probe.join().ok().context("the probe panicked")?;
-    let mut seen: Vec<Late> = Vec::new();
-    for witness in witnesses {
-        seen.extend(witness.join().ok().context("a witness panicked")??);
-    }
+    let seen = seen?;
     done?;
-    seen.sort();
-    let own = |stall: &Late| (stall.1 - stall.0).saturating_sub(shared(*stall, &seen));
+    let whole = |stall: &Late| Duration::from_nanos(stall.1 - stall.0);
+    let own = |stall: &Late| whole(stall).saturating_sub(seen.within(stall.0, stall.1));
     Ok(Stalls {
-        longest: met.iter().map(|s| s.1 - s.0).max().unwrap_or_default(),
+        longest: met.iter().map(whole).max().unwrap_or_default(),
         own: met.iter().map(own).max().unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seen_counts_what_overlaps_once_and_within_the_bounds() {
+        let seen = Seen(vec![(0, 10), (5, 8), (9, 20), (40, 50)]);
+        let ns = |start, end| seen.within(start, end).as_nanos();
+        assert_eq!((ns(0, 100), ns(5, 15), ns(20, 40)), (30, 10, 0));
+        assert_eq!((ns(45, 46), ns(60, 70)), (1, 0));
+    }
 }

@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use umcg::runtime::{Builder, Queue, sleep};
+use anyhow::{Context, Result, ensure};
+use umcg::policy::{Attrs, NAMES, Reservation};
+use umcg::runtime::{Builder, Queue, assign, sleep, yield_now};
 use umcg::{ErrorKind, Event, FOREVER, Group, GroupConfig, Id, Mode, Reason, Server, Why, Woken};
 
 use super::{Test, full, short, timed};
 use crate::client;
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
-use crate::load;
+use crate::{load, race};
 
 pub const TESTS: &[Test] = &[
     short("vm_group_wake_storm_loses_none", "group", 10, wake_storm),
@@ -26,6 +27,12 @@ pub const TESTS: &[Test] = &[
         "group",
         5,
         two_processes,
+    ),
+    short(
+        "vm_group_policies_selftest_unprivileged",
+        "group",
+        10,
+        policies,
     ),
     timed("vm_group_share_is_kept_unprivileged", "group", 12, share),
     short(
@@ -260,6 +267,72 @@ fn runtime_body() -> Result<()> {
 
 pub(super) fn runtime() -> Result<Verdict> {
     in_client(runtime_body)
+}
+
+/// What a task may ask of that policy.
+fn asks(policy: &str, number: u64) -> Attrs {
+    let third = (number % 3) as u8;
+    Attrs {
+        level: (policy == "priority").then_some(third),
+        tier: (policy == "quota").then_some(third),
+        reservation: (policy == "deadline").then(|| Reservation::periodic(5000, 500_000)),
+    }
+}
+
+/// Longer than a quantum, and a turn in between.
+fn computes_and_works(policy: &str, number: u64) -> Result<u64> {
+    assign(&asks(policy, number))?;
+    race::burn(4_000_000);
+    yield_now();
+    Ok(work(number, Duration::from_millis(1)))
+}
+
+/// Under each policy tasks on two servers that compute, block, wait and yield, with a quantum.
+fn policies_body() -> Result<()> {
+    const TASKS: u64 = 20;
+    for policy in NAMES {
+        let group = GroupConfig {
+            quantum: Duration::from_millis(1),
+            ..GroupConfig::default()
+        };
+        let builder = Builder::new().servers(2).policy(policy).group(group);
+        let runtime = builder.build()?;
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|n| runtime.spawn(move || computes_and_works(policy, n)))
+            .collect();
+        let mut sum = 0u64;
+        for task in tasks {
+            let its = task.join().map_err(|_| anyhow::anyhow!("panicked"))?;
+            sum = sum.wrapping_add(its.with_context(|| (*policy).to_owned())?);
+        }
+        let mode = runtime.group().mode();
+        let stats = runtime.shutdown();
+        metric(
+            &format!("group_policy_{policy}"),
+            &[
+                ("runs", stats.runs as f64),
+                ("preempted", stats.preempted as f64),
+                ("blocked", stats.blocked as f64),
+                ("waits", stats.waits as f64),
+                ("yields", stats.yields as f64),
+            ],
+        );
+        ensure!(
+            sum == expected(TASKS) && is_kernel(mode),
+            "{policy}: sum {sum}, mode {mode}"
+        );
+        let each = [stats.blocked, stats.waits, stats.yields];
+        // One that stood still with its CPU has computed enough in one turn.
+        ensure!(
+            stats.completed == TASKS && stats.preempted > 0 && each.iter().all(|&n| n >= TASKS),
+            "{policy}: {stats:?}"
+        );
+    }
+    Ok(())
+}
+
+fn policies() -> Result<Verdict> {
+    in_client(policies_body)
 }
 
 /// A group of half a share that spins on CPU 0 until it is killed.

@@ -44,6 +44,7 @@ mod member;
 mod pairs;
 mod partial;
 mod policy;
+mod policy_two;
 mod preempt;
 mod preempt_churn;
 mod preempt_latency;
@@ -166,6 +167,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         limits::TESTS,
         decide::TESTS,
         policy::TESTS,
+        policy_two::TESTS,
         preempt::TESTS,
         preempt_churn::TESTS,
         preempt_latency::TESTS,
