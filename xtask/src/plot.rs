@@ -39,14 +39,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let path = (args.metrics.clone()).unwrap_or_else(|| target_dir().join("vmtest/metrics.tsv"));
     let read = |error: io::Error| {
         let what = path.display();
-        format!("cannot read: {what}: {error}; `cargo xtask test vm_idle` makes it")
+        format!("cannot read: {what}: {error}; `cargo xtask test --full vm_idle` makes it")
     };
     let text = fs::read_to_string(&path).map_err(|e| anyhow::anyhow!(read(e)))?;
     let (made_up, group) = (costs(&text, "idle_cost"), costs(&text, "idle_group"));
     for (name, costs) in [("idle_cost", &made_up), ("idle_group", &group)] {
         ensure!(
             !costs.is_empty() && costs.keys().all(|key| key.2 < KINDS.len()),
-            "{}: no {name} lines; `cargo xtask test vm_idle` makes them",
+            "{}: no {name} lines; `cargo xtask test --full vm_idle` makes them",
             path.display()
         );
     }

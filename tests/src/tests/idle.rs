@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use umcg::Idle;
 
-use super::{Test, short};
+use super::{Test, full, short};
 use crate::harness::{Verdict, median, metric};
 use crate::made_up::{Call, MadeUp};
 use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
-    short("vm_hammer_idle_stack", "hammer,newest", 15, race::<0>),
-    short("vm_hammer_idle_ring", "hammer,newest", 15, race::<1>),
-    short("vm_hammer_idle_mask", "hammer,newest", 15, race::<2>),
+    short("vm_hammer_idle_stack", "hammer,newest", 5, race::<0, FEWER>),
+    short("vm_hammer_idle_ring", "hammer,newest", 5, race::<1, FEWER>),
+    short("vm_hammer_idle_mask", "hammer,newest", 5, race::<2, FEWER>),
+    full("vm_full_hammer_idle_stack", "hammer", 15, race::<0, RACES>),
+    full("vm_full_hammer_idle_ring", "hammer", 15, race::<1, RACES>),
+    full("vm_full_hammer_idle_mask", "hammer", 15, race::<2, RACES>),
     short("vm_idle_wake_cost", "cost,newest,icount,cpus=1", 20, cost),
 ];
 
@@ -22,6 +25,7 @@ pub const KINDS: [Idle; 3] = [Idle::Stack, Idle::Ring, Idle::Mask];
 
 /// Of each: puts, takes that found somebody, drops.
 const RACES: u64 = 100_000;
+const FEWER: u64 = 20_000;
 /// Steps of one call: who waits gives its CPU up then.
 const STEPS: u32 = 200;
 /// Nothing goes on for so long: a wake was lost.
@@ -119,10 +123,10 @@ fn race_of(kind: Idle, players: u32, wakers: u32, races: u64) -> Result<Sums> {
 }
 
 /// One waker, whom a lost wake stops; then two, who race for servers.
-fn race<const KIND: usize>() -> Result<Verdict> {
+fn race<const KIND: usize, const EACH: u64>() -> Result<Verdict> {
     let kind = KINDS[KIND];
     for (players, wakers) in [(1, 1), (2, 2)] {
-        let sums = race_of(kind, players, wakers, RACES / 2)?;
+        let sums = race_of(kind, players, wakers, EACH / 2)?;
         let value = |it: &AtomicU64| it.load(Relaxed) as f64;
         metric(
             "hammer_idle",

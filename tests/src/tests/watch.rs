@@ -96,8 +96,13 @@ impl Watch {
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
+    /// Has it run on `cpu` alone.
+    pub fn pin(&self, cpu: usize) {
+        load::pin(self.child.id() as i32, cpu);
+    }
+
     /// Waits until it has begun.
-    fn first_line(&mut self) -> Result<()> {
+    pub fn first_line(&mut self) -> Result<()> {
         self.out.read_line(&mut self.text)?;
         Ok(())
     }
@@ -159,6 +164,15 @@ impl Told {
         })
     }
 
+    /// It ended well, and its stays are all of the time.
+    pub fn adds_up(&self) -> Result<()> {
+        ensure!(self.code == Some(0), "code {:?}: {}", self.code, self.text);
+        let stays: f64 = self.states.values().map(|stay| stay.total_ms).sum();
+        let off = stays + self.missed_ms - self.watched_ms;
+        ensure!(off.abs() < 5.0, "off by {off} ms: {}", self.text);
+        Ok(())
+    }
+
     fn pairs(&self, from: &str, to: &str) -> Vec<&Edge> {
         let is = |e: &&Edge| e.from == from && e.to == to;
         self.edges.iter().filter(is).collect()
@@ -187,7 +201,7 @@ fn edges() -> Result<Verdict> {
     .start()?;
     let (mut hog, mut nap) = (watch(hogs[0].pid(), 2.5)?, watch(sleeper.pid(), 2.5)?);
     for watch in [&mut hog, &mut nap] {
-        load::pin(watch.child.id() as i32, WATCHES);
+        watch.pin(WATCHES);
         watch.first_line()?;
     }
     std::thread::sleep(Duration::from_millis(1500));
@@ -195,12 +209,9 @@ fn edges() -> Result<Verdict> {
     unsafe { libc::kill(sleeper.pid(), libc::SIGSTOP) };
     let (hog, nap) = (hog.end()?, nap.end()?);
     for told in [&hog, &nap] {
-        ensure!(told.code == Some(0), "code {:?}: {}", told.code, told.text);
         let sane = (2300.0..6000.0).contains(&told.watched_ms);
         ensure!(sane, "--for 2.5: {}", told.text);
-        let stays: f64 = told.states.values().map(|stay| stay.total_ms).sum();
-        let off = stays + told.missed_ms - told.watched_ms;
-        ensure!(off.abs() < 5.0, "off by {off} ms: {}", told.text);
+        told.adds_up()?;
     }
     hog_takes_turns(&hog)?;
     napper_sleeps_and_stops(&nap)?;

@@ -15,9 +15,10 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::word::Word;
 use umcg::{ErrorKind, Event, Id, Kind, Reason};
 
+use super::watch::{Told, watch};
 use super::{Test, full};
 use crate::client::{self, Name, Progress, is_sound, join_all, serve_seen, worker};
-use crate::harness::{Sched, Verdict, last_start_ms};
+use crate::harness::{Sched, Verdict, last_start_ms, metric};
 use crate::load::{self, Hog};
 
 pub const TESTS: &[Test] = &[full("vm_word_wraps_unseen", "group", 90, wraps)];
@@ -346,6 +347,38 @@ fn live_across() -> Result<()> {
     Ok(())
 }
 
+/// A hog's life as `watch` tells it, from before the wrap until after it.
+fn life_goes_on(told: &Told, at_ns: u64) -> Result<()> {
+    told.adds_up()?;
+    let text = &told.text;
+    let (wrap, now) = (at_ns as f64 / 1e9, sys::now_ns() as f64 / 1e9);
+    let at: Vec<f64> = told.edges.iter().map(|edge| edge.at_s).collect();
+    ensure!(
+        at.is_sorted() && at.iter().all(|&at| at > now - 120.0 && at < now),
+        "not in order, or not of the last two minutes, now {now} s: {text}"
+    );
+    let mut stays = told.edges.iter().filter_map(|edge| edge.after_ms);
+    ensure!(
+        stays.all(|ms| (0.0..SANE_NS as f64 / 1e6).contains(&ms)),
+        "too long a stay: {text}"
+    );
+    let before = at.iter().filter(|&&at| at < wrap).count();
+    let after = at.len() - before;
+    metric(
+        "wrap_watch",
+        &[
+            ("before", before as f64),
+            ("after", after as f64),
+            ("missed_ms", told.missed_ms),
+        ],
+    );
+    ensure!(
+        before as u64 >= LEAST && after as u64 >= LEAST,
+        "{before} edges before the wrap at {wrap} s, {after} after it: {text}"
+    );
+    Ok(())
+}
+
 /// Members of a group and workers of the system, and who looks at them.
 fn wraps() -> Result<Verdict> {
     let words = client::shared_words()?;
@@ -359,6 +392,10 @@ fn wraps() -> Result<Verdict> {
         ..Hog::default()
     };
     let hogs = pinned.start_many(2)?;
+    let left_ns = wrapping.at_ns.saturating_sub(sys::now_ns()) + AFTER_NS;
+    let mut life = watch(hogs[0].pid(), left_ns as f64 / 1e9)?;
+    life.pin(GROUP_CPU);
+    life.first_line()?;
     let looked = wrapping.both_sides(|when| {
         wrapping.status_is_sane(when)?;
         doctor_is_sane(client.pid, when)?;
@@ -368,6 +405,7 @@ fn wraps() -> Result<Verdict> {
     over.store(1, Ordering::Relaxed);
     client.result(Duration::from_secs(30))?;
     looked?;
+    life_goes_on(&life.end()?, wrapping.at_ns)?;
     is_sound(&wrapping.sched)?;
     drop(hogs);
     wrapping.sched.stop()?;
