@@ -273,6 +273,7 @@ pub(super) fn runtime() -> Result<Verdict> {
 fn asks(policy: &str, number: u64) -> Attrs {
     let third = (number % 3) as u8;
     Attrs {
+        weight: (policy == "fair").then(|| 100 * (1 + u32::from(third))),
         level: (policy == "priority").then_some(third),
         tier: (policy == "quota").then_some(third),
         reservation: (policy == "deadline").then(|| Reservation::periodic(5000, 500_000)),

