@@ -35,7 +35,12 @@ pub const TESTS: &[Test] = &[
         5,
         matches,
     ),
-    timed("vm_config_terms_of_groups_act", "see,newest", 12, terms),
+    short(
+        "vm_config_terms_of_groups_act",
+        "cost,newest,icount,cpus=1",
+        12,
+        terms,
+    ),
     short(
         "vm_config_reloads_lose_nobody",
         "see,newest",
@@ -401,11 +406,11 @@ fn turns(name: &'static CStr) -> Result<f64> {
 fn wakes_that_preempt(sched: &Sched) -> Result<u64> {
     let cgroup = Cgroup::new("cfg-naps")?;
     let hog = Hog {
-        cpu: Some(1),
+        cpu: Some(0),
         ..Hog::default()
     };
     let napper = Napper {
-        cpu: 1,
+        cpu: 0,
         work: Duration::from_micros(100),
         sleep: Duration::from_millis(5),
         ..Napper::default()
@@ -432,7 +437,7 @@ fn terms() -> Result<Verdict> {
     let text = |preempt: bool| {
         let group = |name: &str, terms: &str| {
             format!(
-                "[[group]]\nname = \"{name}\"\nmatch.comm = \"{name}\"\ncpus = \"1\"\n{terms}\n"
+                "[[group]]\nname = \"{name}\"\nmatch.comm = \"{name}\"\ncpus = \"0\"\n{terms}\n"
             )
         };
         // Slices end at ticks of 4 ms.
