@@ -87,7 +87,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 	u32 weight;
 
 	idle_account(p, c, t, cpu, now);
-	t->parked_ns = 0;
+	t->parked_ns = t->waits_ns = 0;
 	t->yielded = 0;
 	t->at_user = 0;
 	if (t->cgroup)
@@ -301,6 +301,8 @@ static __always_inline void edge_quiescent(struct task_struct *p, u64 deq_flags)
 		return;
 	pending_lower(t);
 	t->parked_ns = 0;
+	if (deq_flags & SCX_DEQ_SLEEP)
+		t->waits_ns = 0;
 	if (t->kind == UMCG_K_SERVER && (deq_flags & SCX_DEQ_SLEEP)) {
 		server_quiescent(p, t, pass_now(p, cpu));
 		return;

@@ -384,6 +384,12 @@ int umcg_client(struct umcg_group_call *call)
 	return 0;
 }
 
+/* Files of inner map @map: mappings hold them, too. The outer map has one reference. */
+static __always_inline s32 kept_by(const struct bpf_map *map)
+{
+	return map ? map->refcnt.counter - 1 : 0;
+}
+
 SEC("syscall")
 int umcg_admin(struct umcg_admin_call *call)
 {
@@ -416,6 +422,12 @@ int umcg_admin(struct umcg_admin_call *call)
 	case UMCG_ADMIN_CLOSE:
 		group_life(g)->gen = call->gen;
 		__sync_fetch_and_add(&umcg_nr_groups, -1);
+		break;
+	case UMCG_ADMIN_KEPT:
+		bpf_rcu_read_lock();
+		call->ret = kept_by(bpf_map_lookup_elem(&umcg_truths, &g)) +
+			    kept_by(bpf_map_lookup_elem(&umcg_desks, &g));
+		bpf_rcu_read_unlock();
 		break;
 	default:
 		call->ret = -EINVAL;

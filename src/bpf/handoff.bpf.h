@@ -43,6 +43,7 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 	w->key = key;
 	w->home = cpu;
 	t->parked_ns = now;
+	waits_since(t, now);
 	word_move(&w->word, &w->since_ns, FROM_ANY, UMCG_RUNNABLE, now);
 	/* Of another CPU: it counts when it runs; a move may change its cgroup now. */
 	if (t->cgroup && scx_bpf_task_cpu(p) == bpf_get_smp_processor_id())

@@ -398,6 +398,7 @@ enum umcg_admin_op {
 	UMCG_ADMIN_OPEN = 1,	/* group, gen: the maps are in place */
 	UMCG_ADMIN_DRAIN = 2,	/* nobody is held any more; ret = members left */
 	UMCG_ADMIN_CLOSE = 3,
+	UMCG_ADMIN_KEPT = 4,	/* closed; ret = who has its maps besides us, 0: nobody */
 };
 
 struct umcg_admin_call {

@@ -99,9 +99,9 @@ static __always_inline bool slot_give_back(void *truth, struct umcg_task *t,
 }
 
 /* Held from here on, unless the second look finds a claim. */
-static __always_inline void hold(struct umcg_member *m, u64 now)
+static __always_inline void hold(struct umcg_task *t, struct umcg_member *m, u64 now)
 {
-	m->parked_ns = now;
+	m->parked_ns = waits_since(t, now);
 	m->parks++;
 	umcg_held_since = 0;
 	umcg_xchg(&m->held, 1);
@@ -127,7 +127,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 		m->op = UMCG_OP_NONE;
 		return false;	/* it asks again */
 	}
-	hold(m, now);
+	hold(t, m, now);
 	if (m->op == UMCG_OP_NEXT ? !has_news(desk) : !!READ_ONCE(m->cur))
 		return true;
 	/* pairs with slot_leave(), and with server_poke() after desk_push() */
@@ -145,7 +145,7 @@ static __always_inline bool switched_since(const struct umcg_member *m)
 }
 
 /* The requested wait, or a ghost's, unless a wake came first. True: IDLE, and held. */
-static __always_inline bool go_idle(struct umcg_member *m, u64 now)
+static __always_inline bool go_idle(struct umcg_task *t, struct umcg_member *m, u64 now)
 {
 	u64 seen = 0;
 	bool since;
@@ -153,7 +153,7 @@ static __always_inline bool go_idle(struct umcg_member *m, u64 now)
 	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
 		member_edge(m, FROM(UMCG_RUNNING), UMCG_IDLE, 0, now, &seen);
 	since = switched_since(m);
-	hold(m, now);
+	hold(t, m, now);
 	if ((!since && !(READ_ONCE(m->word) & UMCG_F_PENDING)) ||
 	    !member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE, since ? 0 : UMCG_F_PENDING, now,
 			 &seen))
@@ -239,7 +239,7 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 	}
 	if (op == UMCG_OP_WAIT || op == UMCG_OP_SWITCH ||
 	    word_state(READ_ONCE(m->word)) == UMCG_IDLE) {
-		tell = !go_idle(m, now);
+		tell = !go_idle(t, m, now);
 	} else {
 		if (member_edge(m, FROM(UMCG_RUNNING), UMCG_RUNNABLE |
 				(op ? UMCG_F_YIELDED : UMCG_F_PREEMPTED), 0, now, &seen)) {
@@ -247,7 +247,7 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 		} else {
 			tell = enq_flags & SCX_ENQ_WAKEUP;
 		}
-		hold(m, now);
+		hold(t, m, now);
 	}
 	m->op = UMCG_OP_NONE;
 	/* pairs with slot_claim() */

@@ -98,6 +98,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	w->key = key;
 	w->home = home;
 	t->parked_ns = now;
+	waits_since(t, now);
 	pending_raise(t);
 	if (umcg_nr_cgroups || sys_on())
 		parked_weigh(t, home, worker_weight(p, t, w));

@@ -26,6 +26,7 @@ struct umcg_task {
 	u64 exec;		/* se.sum_exec_runtime at the last charge */
 	u64 quiet_ns;		/* CPU time since it slept or woke somebody */
 	u64 parked_ns;		/* 0 = not parked */
+	u64 waits_ns;		/* since when it wants a CPU, or is held; see waits_since() */
 	u64 left_ns;		/* of its slice, when it was pushed aside */
 	u32 idx;
 	u32 gen;
@@ -213,6 +214,17 @@ static __always_inline void record_free(u32 idx, u32 gen)
 	w->pid = 0;
 	worker_forget_task(idx);
 	bpf_map_push_elem(&umcg_free, &idx, 0);
+}
+
+/*
+ * Since when @t has wanted a CPU, or been held, without a run. A change of its affinity or
+ * its class queues it anew, and does not set the watchdog's clock back: nor this one.
+ */
+static __always_inline u64 waits_since(struct umcg_task *t, u64 now)
+{
+	if (!t->waits_ns)
+		t->waits_ns = now;
+	return t->waits_ns;
 }
 
 static __always_inline bool is_kernel_task(const struct task_struct *p)

@@ -40,7 +40,7 @@ __weak u64 release_prepare(struct umcg_task *t __arg_nonnull, u64 now)
 	vnow = cpu_rec(w->home)->vnow;
 	v = v_on(t, w->home);
 	w->key = key_of(t, w, key_before(v, vnow - LAG_NS) ? vnow - LAG_NS : v, now);
-	t->parked_ns = now;
+	t->parked_ns = t->waits_ns = now;
 	t->prepaid_ns = RESERVE_NS;
 	limit_take(t->cgroup, RESERVE_NS, now);
 	if (!umcg_xchg(&t->released, 1))

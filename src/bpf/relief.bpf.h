@@ -83,7 +83,7 @@ __weak int relief_sweep(s32 cpu, u64 now)
 		__sink(moved);
 		__sink(oldest);
 		t = task_ctx(p);
-		parked = t ? t->parked_ns : 0;
+		parked = t ? t->waits_ns : 0;
 		if (!parked)
 			continue;
 		if (parked < oldest)

@@ -66,6 +66,7 @@ static __always_inline void task_enable(struct task_struct *p)
 	if (!t)
 		return;
 	t->exec = p->se.sum_exec_runtime;
+	t->waits_ns = 0;
 	t->clock_cpu = cpu;
 	t->v = cpu_rec(cpu)->vnow;
 	if (t->kind != UMCG_K_WORKER)

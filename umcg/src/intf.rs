@@ -887,6 +887,7 @@ const _: () = {
 pub const umcg_admin_op_UMCG_ADMIN_OPEN: umcg_admin_op = 1;
 pub const umcg_admin_op_UMCG_ADMIN_DRAIN: umcg_admin_op = 2;
 pub const umcg_admin_op_UMCG_ADMIN_CLOSE: umcg_admin_op = 3;
+pub const umcg_admin_op_UMCG_ADMIN_KEPT: umcg_admin_op = 4;
 pub type umcg_admin_op = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

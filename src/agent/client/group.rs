@@ -423,9 +423,9 @@ impl Group {
         outer.admin(op, self.number, self.gen_).unwrap_or(0)
     }
 
-    /// Takes it out of BPF's sight; when this returns nobody writes its maps any more.
-    /// The numbers of its bells are free again, but for [`forget_bell`].
-    pub fn close(self, outer: &Outer, next_gen: u32) -> Vec<u32> {
+    /// Takes it out of BPF's sight. What stays of it, and the numbers of its bells, which are
+    /// free again but for [`forget_bell`].
+    pub fn close(self, outer: &Outer, next_gen: u32) -> (Closed, Vec<u32>) {
         let op = intf::umcg_admin_op_UMCG_ADMIN_CLOSE;
         if let Err(err) = outer.admin(op, self.number, next_gen) {
             log::warn!("group {}: {err:#}", self.number);
@@ -433,9 +433,41 @@ impl Group {
         for token in &self.tokens {
             unset(&outer.tokens, &token_key(*token));
         }
+        let closed = Closed {
+            number: self.number,
+            gen_: next_gen,
+            uid: self.uid,
+            capacity: self.capacity,
+        };
+        (
+            closed,
+            self.bells.into_iter().map(|lent| lent.number).collect(),
+        )
+    }
+}
+
+/// A group that has ended: its number, and the memory of its maps.
+pub struct Closed {
+    /// Its number.
+    pub number: u32,
+    gen_: u32,
+    /// Who made it.
+    pub uid: u32,
+    /// Records, header included.
+    pub capacity: u32,
+}
+
+impl Closed {
+    /// Whether somebody has its maps open or mapped: they cannot be taken away.
+    pub fn is_kept(&self, outer: &Outer) -> bool {
+        let op = intf::umcg_admin_op_UMCG_ADMIN_KEPT;
+        outer.admin(op, self.number, self.gen_).unwrap_or(0) > 0
+    }
+
+    /// Takes the maps out of BPF's: when this returns nobody writes them any more.
+    pub fn forget(self, outer: &Outer) {
         for map in [&outer.truths, &outer.desks] {
             unset(map, &self.number.to_ne_bytes());
         }
-        self.bells.into_iter().map(|lent| lent.number).collect()
     }
 }

@@ -25,7 +25,7 @@ use super::bell::Ringer;
 use super::server::now_ns;
 use crate::bpf_skel::BpfSkel;
 pub use group::inner_map;
-use group::{Group, Outer};
+use group::{Closed, Group, Outer};
 use socket::Peer;
 
 /// Connections at a time, of all users.
@@ -44,6 +44,8 @@ const NO_FDS: Duration = Duration::from_millis(20);
 const DRAIN: Duration = Duration::from_secs(5);
 /// While a group ends: how often we look whether its threads have left.
 const DRAIN_POLL_MS: i32 = 100;
+/// While somebody keeps the maps of a group that has ended: how often we look.
+const KEPT_POLL_MS: i32 = 1000;
 const STACK_BYTES: usize = 256 * 1024;
 
 struct Connection {
@@ -62,6 +64,8 @@ struct Clients {
     groups: Vec<Option<Group>>,
     /// Groups without owners, until their threads have left.
     ending: Vec<(Group, Instant)>,
+    /// Groups that have ended, until nobody has their maps mapped.
+    closed: Vec<Closed>,
     /// Numbers that are free, the longest unused first.
     free: VecDeque<u32>,
     free_bells: VecDeque<u32>,
@@ -110,6 +114,7 @@ pub fn spawn(skel: &BpfSkel<'_>, full: bool, stop: Arc<AtomicBool>) -> Result<Ha
             .map(|_| None)
             .collect(),
         ending: Vec::new(),
+        closed: Vec::new(),
         free: (1..intf::umcg_group_limits_UMCG_MAX_GROUPS).collect(),
         free_bells: (1..intf::umcg_group_limits_UMCG_MAX_BELLS).collect(),
         stale_bells: VecDeque::new(),
@@ -138,10 +143,14 @@ impl Clients {
             .into_iter()
             .chain(self.connections.iter().map(|c| c.sock.as_fd()))
             .collect();
-        let timeout_ms = match (self.stale_bells.is_empty(), self.ending.is_empty()) {
-            (false, _) => 0,
-            (true, false) => DRAIN_POLL_MS,
-            (true, true) => -1,
+        let timeout_ms = if !self.stale_bells.is_empty() {
+            0
+        } else if !self.ending.is_empty() {
+            DRAIN_POLL_MS
+        } else if !self.closed.is_empty() {
+            KEPT_POLL_MS
+        } else {
+            -1
         };
         let ready = socket::poll(&fds, timeout_ms);
         // Backwards: removing one leaves the indexes before it as they are.
@@ -154,6 +163,9 @@ impl Clients {
             self.accept();
         }
         self.reap();
+        if !ready.contains(&true) {
+            self.forget_closed();
+        }
         if let Some(bell) = self.stale_bells.pop_front() {
             group::forget_bell(&self.outer, bell);
             self.free_bells.push_back(bell);
@@ -233,16 +245,9 @@ impl Clients {
             return Err(libc::EPERM);
         }
         let capacity = request.max_members + umcg::MAX_SERVERS + 1;
-        let mine = || {
-            let ending = self.ending.iter().map(|(group, _)| group);
-            self.groups
-                .iter()
-                .flatten()
-                .chain(ending)
-                .filter(|g| g.uid == peer.uid)
-        };
-        let records: u32 = mine().map(|g| g.capacity).sum();
-        if mine().count() >= MAX_GROUPS_PER_UID || records + capacity > MAX_RECORDS_PER_UID {
+        self.forget_closed();
+        let (groups, records) = self.had_by(peer.uid);
+        if groups >= MAX_GROUPS_PER_UID || records + capacity > MAX_RECORDS_PER_UID {
             return Err(libc::EDQUOT);
         }
         let number = self.free.pop_front().ok_or(libc::ENOSPC)?;
@@ -273,6 +278,19 @@ impl Clients {
                 Err(errno)
             }
         }
+    }
+
+    /// Groups and records of user `uid`.
+    fn had_by(&self, uid: u32) -> (usize, u32) {
+        let ending = self.ending.iter().map(|(group, _)| group);
+        let live = self.groups.iter().flatten().chain(ending);
+        let closed = self.closed.iter().map(|it| (it.uid, it.capacity));
+        live.map(|it| (it.uid, it.capacity))
+            .chain(closed)
+            .filter(|(of, _)| *of == uid)
+            .fold((0, 0), |(groups, records), (_, more)| {
+                (groups + 1, records + more)
+            })
     }
 
     /// What a connection that belongs to `group` is told.
@@ -419,9 +437,21 @@ impl Clients {
     fn forget(&mut self, group: Group) {
         let number = group.number;
         self.gens[number as usize] = group.gen_.wrapping_add(1);
-        let bells = group.close(&self.outer, self.gens[number as usize]);
+        let (closed, bells) = group.close(&self.outer, self.gens[number as usize]);
         self.stale_bells.extend(bells);
-        self.free.push_back(number);
+        self.closed.push(closed);
+        self.forget_closed();
+    }
+
+    /// Groups that have ended, and whose maps nobody has any more.
+    fn forget_closed(&mut self) {
+        for at in (0..self.closed.len()).rev() {
+            if !self.closed[at].is_kept(&self.outer) {
+                let closed = self.closed.swap_remove(at);
+                self.free.push_back(closed.number);
+                closed.forget(&self.outer);
+            }
+        }
     }
 
     fn end(&mut self) {
@@ -433,6 +463,9 @@ impl Clients {
         }
         while let Some((group, _)) = self.ending.pop() {
             self.forget(group);
+        }
+        for closed in self.closed.drain(..) {
+            closed.forget(&self.outer);
         }
         unlink(&self.path);
     }

@@ -41,6 +41,7 @@ mod limits;
 mod long_wait;
 mod loose;
 mod member;
+mod moved;
 mod pairs;
 mod partial;
 mod policy;
@@ -181,6 +182,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         long_wait::TESTS,
         class::TESTS,
         records::TESTS,
+        moved::TESTS,
         refused::TESTS,
         timens::TESTS,
         wrap::TESTS,

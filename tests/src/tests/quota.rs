@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use umcg::kernel::proto::{self, Op, Reply, Request};
-use umcg::kernel::sys;
+use umcg::kernel::{self, sys};
+use umcg::{ErrorKind, GroupConfig};
 
 use super::calls::{Bare, WORKER, os};
 use super::{Test, short};
@@ -34,6 +35,12 @@ pub const TESTS: &[Test] = &[
         2,
         tokens,
     ),
+    short(
+        "vm_group_quota_counts_kept_maps_selftest_unprivileged",
+        "group",
+        10,
+        kept_maps,
+    ),
 ];
 
 /// A connection, and the answer to a group for so many.
@@ -49,13 +56,13 @@ fn ask_for(max_members: u32) -> Result<(OwnedFd, Result<Reply, i32>)> {
 fn records_body() -> Result<()> {
     let mut groups = Vec::new();
     for number in 0..3 {
-        let (sock, answer) = ask_for(65535)?;
+        let (sock, answer) = ask_for(umcg::MAX_MEMBERS)?;
         answer
             .map_err(os)
             .with_context(|| format!("group {number}"))?;
         groups.push(sock);
     }
-    let errno = ask_for(65535)?.1.err();
+    let errno = ask_for(umcg::MAX_MEMBERS)?.1.err();
     ensure!(errno == Some(libc::EDQUOT), "a fourth one: {errno:?}");
     let (small, answer) = ask_for(4)?;
     answer.map_err(os).context("a small one beside them")?;
@@ -87,6 +94,9 @@ fn connections_body() -> Result<()> {
     let mut all = more.collect::<Result<VecDeque<_>, _>>()?;
     let errno = unasked(&sys::connect(Path::new(proto::SOCKET)).map_err(os)?)?;
     ensure!(errno == libc::EDQUOT, "one more: errno {errno}");
+    let refused = kernel::connect(Path::new(proto::SOCKET), &GroupConfig::default());
+    let kind = refused.map(|_| ()).map_err(|error| error.kind());
+    ensure!(kind == Err(ErrorKind::Quota), "one more group: {kind:?}");
     let mut tokens = Request::new(Op::Tokens);
     (tokens.kind, tokens.count) = (WORKER, 1);
     sys::ask(&first, &tokens)
@@ -135,4 +145,37 @@ fn tokens_body() -> Result<()> {
 
 fn tokens() -> Result<Verdict> {
     in_client(tokens_body)
+}
+
+/// Groups of one user.
+const GROUPS: usize = 16;
+
+/// The memory of a group that has ended counts as long as somebody has it mapped.
+fn kept_maps_body() -> Result<()> {
+    let mut mapped = Vec::new();
+    for number in 0..GROUPS {
+        let sock = sys::connect(Path::new(proto::SOCKET)).map_err(os)?;
+        let mut create = Request::new(Op::Create);
+        create.max_members = 4;
+        let (_, fds) = sys::ask(&sock, &create)
+            .map_err(os)
+            .with_context(|| format!("group {number}"))?;
+        mapped.push(sys::Mapping::new(&fds[0], 4096, 0, false).map_err(os)?);
+    }
+    // They have no members, so all that they are kept for is the mappings.
+    let room = || ask_for(4).is_ok_and(|(_, answer)| answer.is_ok());
+    ensure!(
+        !wait_until(Duration::from_secs(2), room),
+        "{GROUPS} groups are mapped, and there is room for one more"
+    );
+    mapped.pop();
+    ensure!(
+        wait_until(Duration::from_secs(5), room),
+        "no room when one mapping has gone"
+    );
+    Ok(())
+}
+
+fn kept_maps() -> Result<Verdict> {
+    in_client(kept_maps_body)
 }

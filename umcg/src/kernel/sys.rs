@@ -367,7 +367,8 @@ pub fn connect(path: &Path) -> Result<OwnedFd, i32> {
 
 /// One request and its reply, with up to four file descriptors.
 pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i32> {
-    if send(sock, request) < 0 {
+    // Who hung up at once, as on one connection too many, may have said why before.
+    if send(sock, request) < 0 && errno() != libc::EPIPE {
         return Err(errno());
     }
     let mut reply = [0u8; proto::REPLY_BYTES];
@@ -384,7 +385,13 @@ pub fn ask(sock: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), i
     msg.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_CMSG_CLOEXEC;
     // SAFETY: msg points to one iovec and a control buffer that live through it.
-    let got = until_done(|| unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, flags) })?;
+    let mut receive =
+        || until_done(|| unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, flags) });
+    let got = match receive() {
+        // It left the request unread: that is told once, and before what it has said.
+        Err(libc::ECONNRESET) => receive(),
+        got => got,
+    }?;
     let fds = received_fds(&msg);
     if got == 0 {
         return Err(libc::ECONNRESET);
