@@ -275,15 +275,17 @@ impl Sched {
 
     /// Fails if the kernel ejected it since it was started.
     pub fn no_ejection(&self) -> Result<()> {
-        let seq = sysfs("enable_seq");
-        ensure!(
-            seq == self.seq && sysfs("state") == "enabled",
-            "ejected: enable_seq {} -> {seq}, state {}, log: {}",
+        let (seq, state) = (sysfs("enable_seq"), sysfs("state"));
+        if seq == self.seq && state == "enabled" {
+            return Ok(());
+        }
+        // The agent hears of it a moment later, and says why.
+        wait_until(Duration::from_secs(3), || self.text().contains("ejected: "));
+        bail!(
+            "ejected: enable_seq {} -> {seq}, state {state}, log: {}",
             self.seq,
-            sysfs("state"),
             self.text()
-        );
-        Ok(())
+        )
     }
 
     /// Sends a signal.
