@@ -94,7 +94,9 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 	else
 		clock_move(t, home);
 
-	key = key_of(t, w, t->v, now);
+	/* A change of its attributes puts a waiting worker back: it keeps its arrival, or
+	 * whoever may change them could have it wait until the watchdog acts. */
+	key = key_of(t, w, t->v, w->since_ns);
 	w->key = key;
 	w->home = home;
 	t->parked_ns = now;

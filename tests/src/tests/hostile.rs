@@ -33,6 +33,12 @@ pub const TESTS: &[Test] = &[
     ),
     timed("vm_nice_sleeper_pays_its_debt", "hostile", 10, debt),
     full(
+        "vm_full_changed_worker_keeps_its_place",
+        "crowd",
+        22,
+        changed,
+    ),
+    full(
         "vm_full_busy_kernel_thread_is_no_tyrant",
         "crowd",
         10,
@@ -285,6 +291,45 @@ fn debt() -> Result<Verdict> {
         share * 100.0
     );
     sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+/// One of three hogs on CPU 0 has its nice value changed all the time, from CPU 1: each change takes
+/// it off its queue and puts it back, and that is no new wait.
+fn changed() -> Result<Verdict> {
+    for policy in ["fair", "fifo"] {
+        let sched = Sched::start(&["--timeout-ms", "3000", "--policy", policy])?;
+        let hogs = Hog {
+            cpu: Some(0),
+            ..Hog::default()
+        }
+        .start_many(3)?;
+        load::pin(0, 1);
+        let before = hogs[0].cpu_seconds()?;
+        let began = Instant::now();
+        let mut changes = 0;
+        while began.elapsed() < Duration::from_secs(5) {
+            changes += 1;
+            // SAFETY: no pointers; a child of ours.
+            unsafe {
+                libc::setpriority(libc::PRIO_PROCESS, hogs[0].pid() as u32, changes % 2);
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        load::unpin(0);
+        let got = hogs[0].cpu_seconds()? - before;
+        metric(
+            &format!("changed_{policy}"),
+            &[("seconds", got), ("changes", f64::from(changes))],
+        );
+        sched.no_ejection()?;
+        ensure!(
+            (1.0..2.4).contains(&got),
+            "{policy}: one of three hogs got {got:.2} s of 5 s as its nice value changed"
+        );
+        drop(hogs);
+        sched.stop()?;
+    }
     Ok(Verdict::Ok)
 }
 

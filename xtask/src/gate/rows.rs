@@ -226,6 +226,7 @@ pub const ROWS: &[Row] = &[
             "vm_affinity_nice_churn",
             "vm_hostile_set_harms_nobody",
             "vm_handing_over_starves_nobody",
+            "vm_full_changed_worker_keeps_its_place",
             "vm_full_crowd_of_hogs_is_no_stall",
             "vm_full_crowd_of_nice_hogs_is_no_stall",
             "vm_full_memory_pressure_5min",
