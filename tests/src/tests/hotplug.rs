@@ -47,7 +47,7 @@ fn comes_later() -> Result<Verdict> {
 
 /// A policy that stages loses its server's CPU, ten times; no worker is lost.
 fn staged() -> Result<Verdict> {
-    let sched = Sched::start(&["--policy", "fifo", "--timeout-ms", "3000"])?;
+    let sched = Sched::start(&["--policy", "fifo"])?;
     let hogs = Hog::default().start_many(3)?;
     let mixed = ["churn", "handoff", "micro"]
         .map(Unkind::start)
