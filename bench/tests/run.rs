@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use umcg_bench::LOADS;
 use umcg_bench::row::{self, Row};
@@ -83,8 +84,12 @@ fn list_shows_every_load() {
     assert_eq!(names, want);
 }
 
+/// Loads want all CPUs: one at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Rows of a load, and what it said.
 fn rows(load: &str, seconds: &str) -> (Vec<Row>, String) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let path = |end: &str| -> PathBuf {
         let name = format!("umcg-bench-{}-{load}.{end}", std::process::id());
         std::env::temp_dir().join(name)

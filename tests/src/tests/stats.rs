@@ -30,6 +30,10 @@ const ASK: &[u8] = b"{\"req\":\"stats\",\"args\":{\"target\":\"top\"}}\n";
 const CLIENTS: usize = 8;
 
 fn connect() -> Result<UnixStream> {
+    // It listens a moment after it is attached; until then its predecessor's socket may be there.
+    harness::wait_until(Duration::from_secs(10), || {
+        UnixStream::connect(SOCKET).is_ok()
+    });
     let socket = UnixStream::connect(SOCKET).context(SOCKET)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(socket)

@@ -124,10 +124,8 @@ pub const ROWS: &[Claim] = &[
         "share.free",
         "vm_free_hogs_share_evenly",
         "free_hogs",
-        "most_s",
+        "spread",
     )
-    .unit("s")
-    .beside("the least", source("free_hogs", "least_s"))
     .at_most(1.05),
     row(
         "share.short-sleeper",

@@ -25,10 +25,15 @@ const fn churn(name: &'static str, key: &'static str) -> Claim {
     row(name, test, "group_preemption_churn", key).at_least(100_000.0)
 }
 
+const fn wake_churn(name: &'static str, key: &'static str, least: f64) -> Claim {
+    let test = "vm_full_group_wake_churn_unprivileged";
+    row(name, test, "group_wake_churn", key).at_least(least)
+}
+
 const BIMODAL: &str = "vm_full_group_quantum_serves_short_ones";
-const STACK: &str = "vm_hammer_idle_stack";
-const RING: &str = "vm_hammer_idle_ring";
-const MASK: &str = "vm_hammer_idle_mask";
+const STACK: &str = "vm_full_hammer_idle_stack";
+const RING: &str = "vm_full_hammer_idle_ring";
+const MASK: &str = "vm_full_hammer_idle_mask";
 const SLICES: &str = "vm_group_quantum_slices";
 const KICK: &str = "vm_full_group_kick_latency";
 const DEADLINES: &str = "vm_full_policy_10000_deadlines_are_met";
@@ -67,15 +72,18 @@ pub const ROWS: &[Claim] = &[
     .near(100.0, 20.0),
     churn("preempt.kick", "kicked"),
     churn("preempt.sigalrm", "signalled"),
-    churn("preempt.quantum", "timed"),
+    churn("preempt.quantum", "timed+timed_too"),
+    wake_churn("preempt.wake", "behind", 100_000.0),
+    wake_churn("preempt.sigprof", "sigprof", 10_000.0),
+    wake_churn("preempt.sigvtalrm", "sigvtalrm", 10_000.0),
     row(
         "kick.median",
         KICK,
-        "group_kick_latency",
+        "group_latency_kick",
         "median_instructions",
     )
     .unit("instructions"),
-    row("kick.p99", KICK, "group_kick_latency", "p99").unit("instructions"),
+    row("kick.p99", KICK, "group_latency_kick", "p99").unit("instructions"),
     row("deadline.jobs", DEADLINES, "deadlines", "jobs").at_least(10_000.0),
     row("deadline.missed.long", DEADLINES, "deadlines", "missed").at_most(0.0),
     row(
