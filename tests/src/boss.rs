@@ -317,7 +317,9 @@ impl Boss {
                 continue;
             }
             let next = self.kept.remove(0);
-            if next.reason != Reason::Exited && !self.left.contains(&next.worker) {
+            // Told twice, it has been run and waits again: a run would end that wait.
+            let waits = (self.group.state(next.worker)).is_ok_and(|it| it.state == State::Idle);
+            if next.reason != Reason::Exited && !waits && !self.left.contains(&next.worker) {
                 self.run_anyhow(next.worker)?;
             }
         }
