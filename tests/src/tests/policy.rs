@@ -236,10 +236,10 @@ fn quota() -> Result<Verdict> {
 }
 
 /// A maximum below what the tier would get is one of the period, of which others may use a part as
-/// well; what a tier without a candidate leaves over is shared in proportion. Of a period of 500 ms
-/// a slice is less than a point.
+/// well, and is passed by a slice: a point of a period of 1 s at most. What a tier without a
+/// candidate leaves over is shared in proportion.
 fn quota_bounds() -> Result<Verdict> {
-    let bounded = "quota:tiers=20-20/20/20,period_ms=500";
+    let bounded = "quota:tiers=20-20/20/20,period_ms=1000";
     let got = tiers("quota_maximum", bounded, &[-5, 0, 5])?;
     are_near("a maximum of 20 %", &got[..1], &[0.2])?;
     are_near("beside it", &parts(&got[1..]), &[0.5, 0.5])?;
