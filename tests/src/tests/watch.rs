@@ -228,8 +228,9 @@ fn hog_takes_turns(told: &Told) -> Result<()> {
     ensure!(ran.len() > 5 && waited.len() > 5, "no turns: {text}");
     let mut turns: Vec<_> = waited.iter().filter_map(|e| e.after_ms).collect();
     let turn = crate::harness::median(&mut turns);
+    // Short ones come between while programs watch, and change whose turn it is.
     ensure!(
-        (2.0..40.0).contains(&turn),
+        (0.2..40.0).contains(&turn),
         "its turn comes after {turn} ms: {text}"
     );
     let there = waited.iter().all(|e| e.cpu == Some(LIVES as u32));
