@@ -30,8 +30,8 @@ pub const TESTS: &[Test] = &[
     timed("vm_policy_priority_ages", "decide,newest", 8, ages),
     timed("vm_policy_rr_turns_are_even", "decide,newest", 12, turns),
     timed("vm_policy_quota_tiers", "decide,newest", 10, quota),
-    timed(
-        "vm_policy_quota_maximum_and_absent_tier",
+    full(
+        "vm_full_policy_quota_maximum_and_absent_tier",
         "decide,newest",
         14,
         quota_bounds,
