@@ -7,23 +7,17 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use crate::curve::{Chart as Of, FONT, draw_curve, draw_legend};
 use crate::figures::{Curve, Figures, MANY_WORK_NS, MODES, Range, WORK_NS};
 use crate::stats::Report;
 
 const SIZE: (u32, u32) = (1200, 860);
-/// Of the modes, told apart also without colours by their marks.
-const COLOURS: [RGBColor; 3] = [
-    RGBColor(0, 90, 160),
-    RGBColor(200, 80, 0),
-    RGBColor(0, 130, 60),
-];
-const FONT: &str = "sans-serif";
 /// Of a curve without a cost of any kind.
 const IDEAL: RGBColor = RGBColor(120, 120, 120);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Log = plotters::coord::combinators::LogCoord<f64>;
-type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Log, Y>>;
+type Chart<'a, 'b, Y> = Of<'a, 'b, Log, Y>;
 
 /// What a panel shows.
 struct Panel<'a> {
@@ -237,36 +231,9 @@ fn lines<'a, 'b: 'a, Y: Ranged<ValueType = f64>>(
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], IDEAL.stroke_width(1)));
     }
     for (mode, points) in panel.curves.iter().enumerate() {
-        let colour = COLOURS[mode];
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))
-            .context("cannot draw")?
-            .label(MODES[mode].0)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        let marks = points.iter().map(|&at| mark(mode, at, colour));
-        chart.draw_series(marks).context("cannot draw")?;
+        draw_curve(chart, mode, MODES[mode].0, points)?;
     }
-    chart
-        .configure_series_labels()
-        .position(panel.legend.clone())
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 14))
-        .draw()
-        .context("cannot draw")
-}
-
-/// A mark of its own for each mode.
-fn mark<'a>(
-    mode: usize,
-    at: (f64, f64),
-    colour: RGBColor,
-) -> DynElement<'static, SVGBackend<'a>, (f64, f64)> {
-    match mode {
-        0 => Circle::new(at, 4, colour.filled()).into_dyn(),
-        1 => TriangleMarker::new(at, 6, colour.filled()).into_dyn(),
-        _ => Cross::new(at, 4, colour.stroke_width(2)).into_dyn(),
-    }
+    draw_legend(chart, panel.legend.clone())
 }
 
 #[cfg(test)]

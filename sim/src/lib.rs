@@ -10,7 +10,7 @@
 //! - [`load`], [`dist`], [`app`]: what workers do
 //! - [`costs`], [`topology`]: what it costs, how far it is
 //! - [`stats`]: what a run tells; [`sweep`], [`validate`], [`figures`]: of many runs
-//! - [`cli`], [`command`], [`show`], [`plot`], [`chart`]: `umcg-bench simulate`
+//! - [`cli`], [`command`], [`show`], [`plot`], [`chart`], [`curve`]: `umcg-bench simulate`
 //! - [`event`], [`park`], [`idle`], [`worker`]: the structures below
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod chart;
 pub mod cli;
 pub mod command;
 pub mod costs;
+pub mod curve;
 pub mod dispatch;
 pub mod dist;
 pub mod event;

@@ -43,8 +43,6 @@ pub enum Ease {
 pub struct Claim {
     /// Its name.
     pub name: &'static str,
-    /// Of the issue that asks for it.
-    pub issue: char,
     /// The test of `umcg-vmtest` that takes it.
     pub test: &'static str,
     /// Its figure.
@@ -62,8 +60,7 @@ pub struct Claim {
 }
 
 /// What a row of one of the tables begins with.
-const fn claim(
-    issue: char,
+const fn row(
     name: &'static str,
     test: &'static str,
     metric: &'static str,
@@ -71,7 +68,6 @@ const fn claim(
 ) -> Claim {
     Claim {
         name,
-        issue,
         test,
         value: source(metric, key),
         unit: "",
@@ -148,10 +144,25 @@ impl Claim {
     }
 }
 
-/// All claims, those first that others rest on.
+/// The issues that ask for them, those first that others rest on.
+const ISSUES: [(char, &[Claim]); 4] = [
+    ('A', base::ROWS),
+    ('B', machine::ROWS),
+    ('C', library::ROWS),
+    ('D', policies::ROWS),
+];
+
+/// All claims, in that order.
 pub fn all() -> impl Iterator<Item = &'static Claim> + Clone {
-    let parts = [base::ROWS, machine::ROWS, library::ROWS, policies::ROWS];
-    parts.into_iter().flatten()
+    ISSUES.into_iter().flat_map(|(_, rows)| rows)
+}
+
+/// The issue that asks for the claim of this name.
+pub fn issue(name: &str) -> Option<char> {
+    let found = ISSUES
+        .iter()
+        .find(|(_, rows)| rows.iter().any(|it| it.name == name));
+    found.map(|(issue, _)| *issue)
 }
 
 /// Whether a row of this name was asked for; with no names all are.

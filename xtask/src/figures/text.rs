@@ -47,7 +47,7 @@ pub fn text(rows: &[Record], partial: bool, has_chart: bool) -> String {
     for (issue, title) in PARTS {
         let of = bars.iter().copied().filter(|row| {
             let holds = [Standing::Passed, Standing::Figure].contains(&row.standing());
-            holds && issue_of(row) == issue
+            holds && rows::issue(&row.name) == issue
         });
         text += &part(title, &of.collect::<Vec<_>>());
     }
@@ -60,12 +60,6 @@ pub fn text(rows: &[Record], partial: bool, has_chart: bool) -> String {
 
 fn is_load(row: &Record) -> bool {
     row.name.starts_with("load.")
-}
-
-fn issue_of(row: &Record) -> Option<char> {
-    rows::all()
-        .find(|it| it.name == row.name)
-        .map(|it| it.issue)
 }
 
 /// How many hold, and how much of all claims that is.

@@ -5,17 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use umcg_sim::curve::{FONT, draw_curve, draw_legend};
 
 use super::{Costs, KINDS};
 
 const SIZE: (u32, u32) = (1200, 760);
-/// Of the structures, told apart also without colours by their marks.
-const COLOURS: [RGBColor; 3] = [
-    RGBColor(0, 90, 160),
-    RGBColor(200, 80, 0),
-    RGBColor(0, 130, 60),
-];
-const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -62,38 +56,12 @@ fn curves(area: &Area<'_>, title: &str, costs: &Costs, share: u32) -> Result<()>
         .y_label_formatter(&|it| format!("{it:.0}"))
         .draw()
         .context("cannot draw")?;
-    for (kind, (name, colour)) in KINDS.iter().zip(COLOURS).enumerate() {
+    for (kind, name) in KINDS.iter().enumerate() {
         let points: Vec<(f64, f64)> = (costs.iter())
             .filter(|((_, of, which), _)| (*of, *which) == (share, kind))
             .map(|(&(servers, ..), &insns)| (f64::from(servers), insns))
             .collect();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))
-            .context("cannot draw")?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        let marks = points.into_iter().map(|at| mark(kind, at, colour));
-        chart.draw_series(marks).context("cannot draw")?;
+        draw_curve(&mut chart, kind, name, &points)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 14))
-        .draw()
-        .context("cannot draw")
-}
-
-/// A mark of its own for each structure.
-fn mark<'a>(
-    kind: usize,
-    at: (f64, f64),
-    colour: RGBColor,
-) -> DynElement<'static, SVGBackend<'a>, (f64, f64)> {
-    match kind {
-        0 => Circle::new(at, 4, colour.filled()).into_dyn(),
-        1 => TriangleMarker::new(at, 6, colour.filled()).into_dyn(),
-        _ => Cross::new(at, 4, colour.stroke_width(2)).into_dyn(),
-    }
+    draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }

@@ -1,15 +1,6 @@
 //! Claims of the scheduler as such: shares, no idle CPU beside work, an idle machine, ends.
 
-use super::{Claim, claim, source};
-
-const fn row(
-    name: &'static str,
-    test: &'static str,
-    metric: &'static str,
-    key: &'static str,
-) -> Claim {
-    claim('A', name, test, metric, key)
-}
+use super::{Claim, row, source};
 
 /// A share of the runs of messaging, or a count of its choices.
 const fn decided(name: &'static str, test: &'static str, key: &'static str) -> Claim {

@@ -1,15 +1,6 @@
 //! Claims of the client library: costs of its calls, what gets lost, servers, ends, hostile clients.
 
-use super::{Claim, Source, claim, source};
-
-const fn row(
-    name: &'static str,
-    test: &'static str,
-    metric: &'static str,
-    key: &'static str,
-) -> Claim {
-    claim('C', name, test, metric, key)
-}
+use super::{Claim, Source, row, source};
 
 /// From a worker's block to its server, beside one hand-off by futexes.
 const fn block(name: &'static str, metric: &'static str) -> Claim {

@@ -1,15 +1,6 @@
 //! Claims of a whole machine: throughput, latency and fairness beside EEVDF, limits, hostile tasks.
 
-use super::{Claim, claim, source};
-
-const fn row(
-    name: &'static str,
-    test: &'static str,
-    metric: &'static str,
-    key: &'static str,
-) -> Claim {
-    claim('B', name, test, metric, key)
-}
+use super::{Claim, row, source};
 
 /// A figure that was taken under both schedulers in turn.
 const fn eevdf(name: &'static str, test: &'static str, metric: &'static str) -> Claim {

@@ -1,15 +1,6 @@
 //! Claims of policies, preemption, structures of idle servers, and the configuration.
 
-use super::{Claim, claim, source};
-
-const fn row(
-    name: &'static str,
-    test: &'static str,
-    metric: &'static str,
-    key: &'static str,
-) -> Claim {
-    claim('D', name, test, metric, key)
-}
+use super::{Claim, row, source};
 
 /// Takes that found a server, in a race with one waker or two; half of 100,000 each.
 const fn idle(name: &'static str, test: &'static str, metric: &'static str) -> Claim {
