@@ -200,10 +200,7 @@ impl Home {
         if !done? {
             match kind {
                 Kind::Server => self.futex.enter_slot(id)?,
-                Kind::Worker => {
-                    self.futex.queue_me(id)?;
-                    self.move_on(id);
-                }
+                Kind::Worker => self.queue_up(id)?,
             }
         }
         Ok(id)
@@ -237,7 +234,7 @@ impl Home {
         let theirs = self.home(worker);
         let Some((served, id)) = self.at_kernel(me) else {
             if self.home(me) != 0 {
-                self.lost_server(me)?;
+                self.put_out_server(me, None)?;
             }
             if theirs != 0 {
                 return Err(self.not_here_yet(worker));
@@ -259,7 +256,7 @@ impl Home {
                 Ok(self.rescued(worker))
             }
             Err(error) if was_put_out(&error, &served, id) => {
-                self.server_comes_again(me, &served)?;
+                self.put_out_server(me, Some(&served))?;
                 Err(self.not_here_yet(worker))
             }
             Err(error) => Err(error),
@@ -275,7 +272,7 @@ impl Home {
             self.settle(me)?;
             let Some((served, id)) = self.at_kernel(me) else {
                 if self.home(me) != 0 {
-                    self.lost_server(me)?;
+                    self.put_out_server(me, None)?;
                 }
                 return self.futex.next_event(me, deadline_ns);
             };
@@ -286,7 +283,7 @@ impl Home {
                 Ok(event) => return Ok(self.named(event)),
                 Err(error) if lost(&error) => self.server_to_book(me, &served)?,
                 Err(error) if was_put_out(&error, &served, id) => {
-                    self.server_comes_again(me, &served)?;
+                    self.put_out_server(me, Some(&served))?;
                 }
                 Err(error) => return Err(error),
             }

@@ -280,12 +280,17 @@ impl Clients {
         }
     }
 
+    /// Groups that BPF knows, those without owners among them.
+    fn open(&self) -> impl Iterator<Item = &Group> {
+        let ending = self.ending.iter().map(|(group, _)| group);
+        self.groups.iter().flatten().chain(ending)
+    }
+
     /// Groups and records of user `uid`.
     fn had_by(&self, uid: u32) -> (usize, u32) {
-        let ending = self.ending.iter().map(|(group, _)| group);
-        let live = self.groups.iter().flatten().chain(ending);
         let closed = self.closed.iter().map(|it| (it.uid, it.capacity));
-        live.map(|it| (it.uid, it.capacity))
+        self.open()
+            .map(|it| (it.uid, it.capacity))
             .chain(closed)
             .filter(|(of, _)| *of == uid)
             .fold((0, 0), |(groups, records), (_, more)| {
@@ -394,9 +399,7 @@ impl Clients {
     /// A bell that nobody has, for group `number` of user `uid`.
     fn free_bell(&mut self, number: u32, uid: u32) -> Result<u32, i32> {
         let group = self.groups[number as usize].as_ref().ok_or(libc::ENOENT)?;
-        let ending = self.ending.iter().map(|(group, _)| group);
-        let mine = self.groups.iter().flatten().chain(ending);
-        let bells: usize = mine.filter(|g| g.uid == uid).map(Group::bells).sum();
+        let bells: usize = self.open().filter(|g| g.uid == uid).map(Group::bells).sum();
         if !group.has_room_for_bell() || bells >= MAX_BELLS_PER_UID {
             return Err(libc::EDQUOT);
         }

@@ -94,8 +94,7 @@ impl Home {
             return Ok(None);
         }
         let late = word.flags() & TIMEDOUT != 0 && clock::now() >= deadline_ns;
-        self.futex.queue_me(me)?;
-        self.move_on(me);
+        self.queue_up(me)?;
         Ok(Some(if late { Woken::TimedOut } else { Woken::Woken }))
     }
 
@@ -119,15 +118,14 @@ impl Home {
     /// it, or at once without a slot, if its class is another one yet.
     pub(super) fn come_again(&self, me: Id, served: &Served) -> Result<()> {
         self.to_book(me, Kind::Worker, Some(served));
+        self.queue_up(me)
+    }
+
+    /// The calling worker is listed; it returns when a server runs it, wherever it is by then.
+    pub(super) fn queue_up(&self, me: Id) -> Result<()> {
         self.futex.queue_me(me)?;
         self.move_on(me);
         Ok(())
-    }
-
-    /// The same for a server: the next [`settle`](Self::settle) moves it back.
-    pub(super) fn server_comes_again(&self, me: Id, served: &Served) -> Result<()> {
-        self.to_book(me, Kind::Server, Some(served));
-        self.arrive(me)
     }
 
     /// A server that runs nobody moves to where the group is served.
@@ -167,8 +165,7 @@ impl Home {
             self.futex
                 .tell_left(Id::from_raw(event.cookie), Word(event.tag));
         }
-        self.to_book(me, Kind::Server, Some(served));
-        self.arrive(me)
+        self.put_out_server(me, Some(served))
     }
 
     /// `worker` lives elsewhere than the server that wants to run it: one that waits is
@@ -204,9 +201,10 @@ impl Home {
         }
     }
 
-    /// Server `me` lives at an instance that is over.
-    pub(super) fn lost_server(&self, me: Id) -> Result<()> {
-        self.to_book(me, Kind::Server, None);
+    /// Server `me` lives no more at its instance, which is `None` if that is over: the next
+    /// [`settle`](Self::settle) looks where it may.
+    pub(super) fn put_out_server(&self, me: Id, served: Option<&Served>) -> Result<()> {
+        self.to_book(me, Kind::Server, served);
         self.arrive(me)
     }
 }
