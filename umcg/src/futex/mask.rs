@@ -1,11 +1,11 @@
 //! A set of slots as bits; each bit is taken by one.
 
+use crate::mode::MAX_SERVERS;
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::{AcqRel, Acquire};
 
-/// Slots of a book, and no slot, fit.
-const BITS: usize = 128;
-const WORDS: usize = BITS / 64;
+/// A slot for each server; slot 0 is nobody's.
+const WORDS: usize = (MAX_SERVERS as usize + 1).div_ceil(64);
 
 /// Which slots are in the set.
 #[derive(Debug)]
