@@ -14,6 +14,7 @@ mod client;
 mod cyclic;
 mod harness;
 mod heap;
+mod laps;
 mod leak;
 mod load;
 mod made_up;

@@ -415,12 +415,20 @@ fn share() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
-/// Runs one N:M application until `stop`, in rounds that each have to be right.
-fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
+/// What a long application and who watches it share.
+struct Watch {
+    stop: &'static AtomicU32,
+    rounds: &'static AtomicU32,
+    /// Whether the last round ended in kernel mode.
+    at_kernel: &'static AtomicU32,
+}
+
+/// Runs one N:M application until it is told to stop, in rounds that each have to be right.
+fn long_application(watch: &Watch) -> Result<()> {
     let runtime = Builder::new().servers(2).policy("fifo").build()?;
     let right = expected(16);
     let (mut kernel, mut futex) = (0, 0);
-    while stop.load(Ordering::SeqCst) == 0 {
+    while watch.stop.load(Ordering::SeqCst) == 0 {
         let pause = Duration::from_millis(1);
         let tasks: Vec<_> = (0..16)
             .map(|n| runtime.spawn(move || work(n, pause)))
@@ -432,13 +440,15 @@ fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
         ensure!(
             sum == right,
             "round {}: a wrong sum",
-            rounds.load(Ordering::SeqCst)
+            watch.rounds.load(Ordering::SeqCst)
         );
-        match is_kernel(runtime.group().mode()) {
+        let at_kernel = is_kernel(runtime.group().mode());
+        match at_kernel {
             true => kernel += 1,
             false => futex += 1,
         }
-        rounds.fetch_add(1, Ordering::SeqCst);
+        watch.at_kernel.store(at_kernel.into(), Ordering::SeqCst);
+        watch.rounds.fetch_add(1, Ordering::SeqCst);
     }
     println!("metric group_restarts_rounds kernel={kernel} futex={futex}");
     let mode = runtime.group().mode();
@@ -450,17 +460,25 @@ fn long_application(stop: &AtomicU32, rounds: &AtomicU32) -> Result<()> {
 
 /// The daemon is killed and started again `N` times under a running application.
 fn restarts<const N: u32>() -> Result<Verdict> {
-    let words = client::shared_words()?;
-    let words = (&words[0], &words[1]);
+    let [stop, rounds, at_kernel, ..] = client::shared_words()?;
+    let watch = Watch {
+        stop,
+        rounds,
+        at_kernel,
+    };
     let mut sched = Sched::start(&[])?;
-    let app = client::spawn(move || long_application(words.0, words.1))?;
-    let rounds = || words.1.load(Ordering::SeqCst);
-    let go_on = |when: &str| -> Result<()> {
-        let before = rounds();
+    let app = client::spawn(move || long_application(&watch))?;
+    let go_on = |when: &str, wanted: u32| -> Result<()> {
+        let before = rounds.load(Ordering::SeqCst);
         let began = Instant::now();
+        let goes_on = || {
+            at_kernel.load(Ordering::SeqCst) == wanted && rounds.load(Ordering::SeqCst) > before + 2
+        };
         ensure!(
-            wait_until(Duration::from_secs(20), || rounds() > before + 2),
-            "{when}: no round for 20 s"
+            wait_until(Duration::from_secs(20), goes_on),
+            "{when}: {} rounds in 20 s, in kernel mode {} of {wanted}",
+            rounds.load(Ordering::SeqCst) - before,
+            at_kernel.load(Ordering::SeqCst)
         );
         metric(
             "group_restart_resume",
@@ -469,14 +487,14 @@ fn restarts<const N: u32>() -> Result<Verdict> {
         Ok(())
     };
     for _ in 0..N {
-        go_on("served")?;
+        go_on("served", 1)?;
         sched.signal(libc::SIGKILL);
         sched.wait(Duration::from_secs(10))?;
-        go_on("killed")?;
+        go_on("killed", 0)?;
         sched = Sched::start(&[])?;
     }
-    go_on("served again")?;
-    words.0.store(1, Ordering::SeqCst);
+    go_on("served again", 1)?;
+    stop.store(1, Ordering::SeqCst);
     app.result(LIMIT)?;
     sched.stop()?;
     Ok(Verdict::Ok)
