@@ -84,6 +84,13 @@ enum umcg_hand {
 	HAND_TAKEN,		/* and the last pick was from there */
 };
 
+/* umcg_cpu.want: a short wakee waits: the tick ends */
+enum umcg_want {
+	WANT_NOBODY,
+	WANT_HOG,		/* who has been quiet for HOG_NS */
+	WANT_NOW,		/* or whoever runs */
+};
+
 /* What BPF alone keeps per CPU. */
 struct umcg_own {
 	u64 swept_ns;		/* relief last walked PARK */
@@ -98,6 +105,9 @@ struct umcg_own {
 	u64 stint_end_ns;	/* a member's stint here has to end then, 0 = none; */
 	u64 stint;		/* which one, see gkick.bpf.h */
 	u32 stint_idx;
+	u64 shut_picked_ns;	/* picked_ns as the timer last saw it; see shut_sweep() */
+	u64 shut_since_ns;	/* idle beside its own work, and nobody picked, since; 0 = not */
+	u64 shut_until_ns;	/* it counts as one that cannot serve */
 } __attribute__((aligned(64)));
 
 struct umcg_own umcg_owns[UMCG_MAX_CPUS];
@@ -108,7 +118,7 @@ struct umcg_own umcg_owns[UMCG_MAX_CPUS];
  */
 u32 umcg_pending __attribute__((aligned(64)));
 
-/* CPUs that cannot serve what waits there: offline, or held by a higher class. */
+/* CPUs that cannot serve what waits there: offline, shut, or held by a higher class. */
 u32 umcg_helpless;
 
 UEI_DEFINE(uei);

@@ -252,10 +252,10 @@ static __always_inline bool take_here(struct umcg_pick *k)
 	return true;
 }
 
-/* Everything of a CPU that cannot serve it: offline, or held by a higher class. */
+/* Everything of a CPU that cannot serve it: offline, shut, or held by a higher class. */
 static __always_inline bool take_stranded(struct umcg_pick *k, s32 other)
 {
-	if (!cpu_stranded(cpu_rec(other), k->now))
+	if (!cpu_stranded(other, k->now))
 		return false;
 	if (is_due(cpu_rec(other)) && dues_put(other, k->cpu, k->now))
 		return true;
@@ -457,7 +457,7 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		return;
 	k.waiting = scx_bpf_dsq_nr_queued(PARK(cpu));
 	if (!k.waiting)
-		k.c->want = 0;
+		k.c->want = WANT_NOBODY;
 	if (server_needed(k.s, cpu, k.c, k.waiting, k.waiting + !!w, k.now) &&
 	    server_run(k.s, cpu))
 		return;
@@ -470,7 +470,8 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		return;
 	if ((READ_ONCE(k.c->kernel) && kernelq_take(k.c, cpu)) || take_hand(&k))
 		return;
-	if (!wants && steal(cpu, k.now))
+	/* A shut one would draw work to its queues and could run none of it. */
+	if (!wants && !cpu_shut(cpu, k.now) && steal(cpu, k.now))
 		return;
 	/* A lone worker of a nohz_full CPU comes back by ENQ_LAST, see lone_slice(). */
 	if (wants && !forced && !(w && is_nohz(cpu))) {

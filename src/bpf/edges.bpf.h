@@ -362,9 +362,9 @@ static __always_inline void edge_tick(struct task_struct *p)
 		scx_bpf_task_set_slice(p, 0);
 		return;
 	}
-	if (!c->want || quiet_now(c, now) < HOG_NS)
+	if (!c->want || (c->want == WANT_HOG && quiet_now(c, now) < HOG_NS))
 		return;
-	c->want = 0;
+	c->want = WANT_NOBODY;
 	if (!is_due(c) && !scx_bpf_dsq_nr_queued(PARK(cpu)))
 		return;
 	count_on(c, preempt_tick);

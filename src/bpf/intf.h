@@ -344,7 +344,7 @@ struct umcg_cpu {
 	u64 kq_ns;		/* CPU time of the kernel-fair queue */
 	u64 wk_ns;		/* CPU time of workers */
 	u64 max_idle_work_ns;
-	u32 want;		/* a short wakee waits: let the tick look */
+	u32 want;		/* a short wakee waits: for the tick; enum umcg_want */
 	u32 idle_tries;
 	u32 kick_idx;		/* whom the last kick was for, 0 = nobody */
 	u32 offline;

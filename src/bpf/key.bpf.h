@@ -31,6 +31,8 @@
 #define SHORT_NS (4 * NSEC_PER_MSEC)	/* bursts up to here may preempt */
 #define SYNC_NS (500 * NSEC_PER_USEC)	/* wakers with such bursts hand over */
 #define SHORT_RATIO 4
+#define SPARED_MOST_NS (2 * LAG_NS)
+#define LIGHT_NS NSEC_PER_MSEC	/* spared so much: no part of what keeps the CPU busy */
 #define BEATEN_TRIES 8
 
 static __always_inline u32 sat_add32(u32 a, u64 b)
@@ -160,11 +162,18 @@ static __always_inline void may_owe(struct umcg_task *t, u32 weight)
 	t->owe_ns = (owe < OWE_NS ? owe : OWE_NS) - LAG_NS;
 }
 
+/* Its turn costs it what it was spared. */
+static __always_inline void spend(struct umcg_task *t, u64 v)
+{
+	if (t->spared_ns)
+		t->spared_ns -= v < t->spared_ns ? v : t->spared_ns;
+}
+
 static __always_inline void charge(const struct task_struct *p,
 				   struct umcg_task *t, struct umcg_worker *w,
 				   struct umcg_cpu *c)
 {
-	u64 used = uncharged(p, t);
+	u64 used = uncharged(p, t), owed;
 	u32 weight = weight_inside(p, t, w);
 
 	if (sys_on()) {
@@ -174,7 +183,9 @@ static __always_inline void charge(const struct task_struct *p,
 	}
 
 	t->exec = p->se.sum_exec_runtime;
-	t->v += weighted(used, weight);
+	owed = weighted(used, weight);
+	t->v += owed;
+	spend(t, owed);
 	may_owe(t, weight);
 	t->burst_ns = sat_add32(t->burst_ns, used);
 	w->run_ns += used;
@@ -206,12 +217,25 @@ static __always_inline void clock_move(struct umcg_task *t, s32 cpu)
 	t->clock_cpu = cpu;
 }
 
+static __always_inline void want_raise(struct umcg_cpu *c, u32 want)
+{
+	if (c->want < want)
+		c->want = want;
+}
+
 static __always_inline void place(struct umcg_task *t, s32 cpu)
 {
-	u64 vnow = cpu_rec(cpu)->vnow;
+	u64 vnow = cpu_rec(cpu)->vnow, least = vnow - LAG_NS;
 
 	clock_move(t, cpu);
-	t->v = clamp_key(t->v, vnow - LAG_NS, vnow + LAG_NS + t->owe_ns);
+	if (key_before(t->v, least)) {
+		t->spared_ns = sat_add32(t->spared_ns, least - t->v);
+		if (t->spared_ns > SPARED_MOST_NS)
+			t->spared_ns = SPARED_MOST_NS;
+		t->v = least;
+	} else if (key_before(vnow + LAG_NS + t->owe_ns, t->v)) {
+		t->v = vnow + LAG_NS + t->owe_ns;
+	}
 }
 
 /* On the CPU whose clock @t has. */
@@ -267,13 +291,17 @@ static __always_inline bool beaten(const struct umcg_task *t,
 		return true;
 	if (w->class_ != UMCG_CLASS_NORMAL)
 		return false;
-	if (t->avg_ns > SHORT_NS || quiet_now(c, now) < HOG_NS)
+	if (t->avg_ns > SHORT_NS)
+		return false;
+	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
+	if (t->spared_ns >= LIGHT_NS && key_before(v_on(t, cpu) + bias_of(w), cur_v))
+		return true;
+	if (quiet_now(c, now) < HOG_NS)
 		return false;
 	cur_avg = c->cur_avg_ns > c->cur_burst_ns ? c->cur_avg_ns : c->cur_burst_ns;
 	cur_avg = sat_add32(cur_avg, now - c->cur_start_ns);
 	if (cur_avg < SHORT_RATIO * t->avg_ns)
 		return false;
-	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
 	return key_before(v_on(t, cpu) + bias_of(w), cur_v);
 }
 

@@ -40,6 +40,7 @@ struct umcg_task {
 	u32 parked_weight;	/* and to parked_weight of parked_cpu */
 	s32 parked_cpu;
 	u32 owe_ns;		/* how much more than LAG it may owe */
+	u32 spared_ns;		/* what it was owed beyond LAG, and has not used since */
 	u32 released;		/* by the timer, from THROTTLE; see limit.bpf.h */
 	u64 limit_exec;		/* se.sum_exec_runtime at the last charge of a limit */
 	u64 throttled_ns;	/* 0 = does not wait for tokens */

@@ -12,7 +12,8 @@
  *          4. now and then, all workers of PARK: who waited for longer than the
  *             budget, or is to stop, freeze or die, is moved to HAND and counted
  *             as rescued, the oldest first;
- *          5. cgroups: samples, and who waits for cpu.max; see cgroup.bpf.h and
+ *          5. a CPU that goes offline and has not been told so yet is found;
+ *          6. cgroups: samples, and who waits for cpu.max; see cgroup.bpf.h and
  *             release.bpf.h.
  * State:   umcg_timer; umcg_server.must; HAND queues.
  * Called from: its own bpf_timer (softirq), armed in ops.init and by itself; and
@@ -40,6 +41,8 @@
 #define RELIEF_PER_SWEEP 1024	/* longer queues are walked less often */
 #define RELIEF_MOVE 32		/* on HAND at once: half a sweep of work and more */
 #define CROWD_MIN_NS (200 * NSEC_PER_USEC)
+#define SHUT_NS (20 * NSEC_PER_MSEC)	/* kicked each 4 ms, a sound CPU picks at once */
+#define SHUT_FOR_NS (200 * NSEC_PER_MSEC)
 
 struct umcg_timer {
 	struct bpf_timer timer;
@@ -193,13 +196,68 @@ __weak int endless_sweep(s32 cpu)
 	return 0;
 }
 
+static __always_inline bool work_waits(struct umcg_cpu *c, s32 cpu)
+{
+	return is_due(c) || scx_bpf_dsq_nr_queued(PARK(cpu)) ||
+	       scx_bpf_dsq_nr_queued(HAND(cpu)) || scx_bpf_dsq_nr_queued(SERVER(cpu)) ||
+	       scx_bpf_dsq_nr_queued(KERNELQ(cpu));
+}
+
+/*
+ * Of @queue, to the local queue of @cpu where they are already: what may run nowhere else,
+ * or inside RCU, runs to where the kernel pushes it off. Before 7.x no dispatch does.
+ */
+__weak int shut_release(u64 queue, s32 cpu)
+{
+	struct task_struct *p;
+	int moved = 0;
+
+	bpf_rcu_read_lock();	/* as in server_send() */
+	bpf_for_each(scx_dsq, p, queue, 0) {
+		__sink(moved);
+		if (scx_bpf_task_cpu(p) == cpu &&
+		    scx_bpf_dsq_move___new(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL_ON | cpu, 0))
+			moved++;
+	}
+	bpf_rcu_read_unlock();
+	return moved;
+}
+
+/*
+ * The kernel makes a CPU that goes offline inactive, waits for RCU, and only then tells
+ * us. In between the CPU may run nobody of ours: on 6.x it is not asked, on 7.x what it
+ * draws to its queues is refused. And RCU may wait for one of those that wait there. Such
+ * a CPU is idle beside its own work, whatever it is kicked for, and picks nobody.
+ */
+static __always_inline void shut_sweep(struct umcg_cpu *c, s32 cpu, u64 now)
+{
+	struct umcg_own *o = cpu_own(cpu);
+
+	if (o->shut_picked_ns != c->picked_ns) {
+		o->shut_picked_ns = c->picked_ns;
+		o->shut_since_ns = 0;
+		WRITE_ONCE(o->shut_until_ns, 0);
+		return;
+	}
+	if (!c->idle_since_ns || !work_waits(c, cpu)) {
+		o->shut_since_ns = 0;
+		return;
+	}
+	if (!o->shut_since_ns)
+		o->shut_since_ns = now;
+	if (now <= o->shut_since_ns + SHUT_NS)
+		return;
+	WRITE_ONCE(o->shut_until_ns, now + SHUT_FOR_NS);
+	shut_release(HAND(cpu), cpu);
+	shut_release(PARK(cpu), cpu);
+	shut_release(KERNELQ(cpu), cpu);
+	kick(cpu, SCX_KICK_IDLE);
+}
+
 /* What waits at a CPU that cannot serve it is for the others. */
 static __always_inline bool is_helpless(struct umcg_cpu *c, s32 cpu, u64 now)
 {
-	return cpu_stranded(c, now) &&
-	       (is_due(c) || scx_bpf_dsq_nr_queued(PARK(cpu)) ||
-		scx_bpf_dsq_nr_queued(HAND(cpu)) || scx_bpf_dsq_nr_queued(SERVER(cpu)) ||
-		scx_bpf_dsq_nr_queued(KERNELQ(cpu)));
+	return cpu_stranded(cpu, now) && work_waits(c, cpu);
 }
 
 #define SWEEP_BUSY 1		/* keeps the timer fast */
@@ -220,10 +278,11 @@ __weak int sweep_cpu(s32 cpu, u64 now)
 		sys_cpu_sweep(c, cpu);
 	relief_sweep(cpu, now);
 	perf_update(cpu, now, PERF_TIMER_NS);
+	shut_sweep(c, cpu, now);
 	if (is_helpless(c, cpu, now))
 		return SWEEP_BUSY | SWEEP_HELPLESS;
 	if (!c->idle_since_ns)
-		return cpu_stranded(c, now) ? 0 : SWEEP_BUSY;
+		return cpu_stranded(cpu, now) ? 0 : SWEEP_BUSY;
 	c->idle_tries = 0;
 	if (pending_any() || is_due(c) || READ_ONCE(umcg_helpless)) {
 		count(idle_found);

@@ -18,7 +18,7 @@
  *            looks at the lists  |   xchg(asleep, 0) == 1 -> message
  *          One of the two sees the other.
  * Never:   pins a server: SERVER(cpu) is drained by others when cpu is held by
- *          a higher class or offline. One whose affinity leaves its own CPU out
+ *          a higher class, shut or offline. One whose affinity leaves its own CPU out
  *          (taskset, a cpuset) waits there all the same, but runs from
  *          HAND of the CPU where it last was: server_enqueue(), server_send().
  * Counters: activations, server_wakes, server_wake_fail, moved_class.
@@ -50,11 +50,19 @@ struct {
 	__array(values, struct umcg_bell);
 } umcg_bells SEC(".maps");
 
-/* No worker, no dispatch for so long: offline, or a higher class holds it. */
-static __always_inline bool cpu_stranded(const struct umcg_cpu *c, u64 now)
+/* Between the end of its being active and ops.cpu_offline; see shut_sweep(). */
+static __always_inline bool cpu_shut(s32 cpu, u64 now)
 {
-	return c->offline || (!c->idle_since_ns && !c->cur_idx &&
-			      now > c->dispatch_ns + HELD_NS);
+	return now < READ_ONCE(cpu_own(cpu)->shut_until_ns);
+}
+
+/* No worker, no dispatch for so long: offline, or a higher class holds it. */
+static __always_inline bool cpu_stranded(s32 cpu, u64 now)
+{
+	struct umcg_cpu *c = cpu_rec(cpu);
+
+	return c->offline || cpu_shut(cpu, now) ||
+	       (!c->idle_since_ns && !c->cur_idx && now > c->dispatch_ns + HELD_NS);
 }
 
 static __always_inline void server_wake(struct umcg_server *s, u32 cpu)

@@ -119,14 +119,23 @@ impl Held {
         Ok(())
     }
 
-    /// What of it are figures of the agent's own.
-    pub fn tell(&self) {
+    /// What of it are figures of the agent's own, and by how much they are more than `before`.
+    pub fn tell(&self, before: &Self) {
         metric(
             "held",
             &[
                 ("heap_bytes", self.heap as f64),
                 ("agent_kb", self.agent_kb as f64),
                 ("records", self.records as f64),
+            ],
+        );
+        let grown = |now: u64, was: u64| now as f64 - was as f64;
+        metric(
+            "grown",
+            &[
+                ("heap_bytes", grown(self.heap, before.heap)),
+                ("maps_bytes", grown(self.maps, before.maps)),
+                ("kernel_kb", (self.kernel_kb - before.kernel_kb) as f64),
             ],
         );
     }

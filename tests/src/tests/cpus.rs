@@ -258,6 +258,7 @@ fn hotplug_cycles() -> Result<Verdict> {
     }
     drop(mixed);
     let total = all_run(&hogs, "after 50 cycles")?;
+    metric("hotplug", &[("cycles", 50.0), ("hogs_s", total)]);
     ensure!(
         total > 2.4,
         "three hogs got {total:.2} s of 3 s after 50 cycles"

@@ -198,7 +198,7 @@ fn set<const LONG: u64>() -> Result<Verdict> {
         settled.back_at(&before).is_ok()
     });
     settled.back_at(&before)?;
-    settled.tell();
+    settled.tell(&before);
     std::thread::sleep(Duration::from_secs(1));
     Held::now(&sched)?.none_pending_since(&settled, 1.0)?;
     for zero in ["edge_illegal", "word_race", "server_wake_fail"] {

@@ -25,7 +25,15 @@ pub const TESTS: &[Test] = &[
         by_instructions::<true>,
     ),
     full("vm_full_probe_beside_hogs", "late", 240, beside_hogs),
-    full("vm_full_mixed_load_beside_eevdf", "mixed", 240, mixed),
+    full("vm_full_mixed_load_beside_eevdf", "mixed", 240, || {
+        mixed("mixed", 9, false)
+    }),
+    full(
+        "vm_full_mixed_load_by_instructions",
+        "mixed-count,icount,cpus=1",
+        300,
+        || mixed("mixed_count", 3, true),
+    ),
     full("vm_full_loopback_tcp_beside_eevdf", "tcp", 200, tcp),
 ];
 
@@ -113,13 +121,14 @@ fn beside_hogs() -> Result<Verdict> {
 
 /// Messaging again and again beside two hogs, beside the probe. What the hogs get counts as the
 /// time that they take for the same work.
-fn mixed() -> Result<Verdict> {
+fn mixed(what: &str, rounds: usize, exact: bool) -> Result<Verdict> {
     let probe = Cyclic {
         seconds: 4,
         fifo: None,
-        exact: false,
+        exact,
     };
-    let rounds = Rounds::take(9, &[], &[], discard, || {
+    let counters = ["preempt_wake", "preempt_tick"];
+    let rounds = Rounds::take(rounds, &[], &counters, discard, || {
         let hogs = Hog::default().start_many(2)?;
         let used = || {
             hogs.iter()
@@ -140,6 +149,9 @@ fn mixed() -> Result<Verdict> {
         let load = vec![("messaging", median(&mut times)), ("hogs_inverse", slow)];
         Ok([load, figures(late)].concat())
     })?;
+    let counted = counters.iter().zip(&rounds.counted);
+    let counted: Vec<_> = counted.map(|(name, n)| (*name, *n as f64)).collect();
+    metric(&format!("{what}_counted"), &counted);
     let mut bars = Bars::default();
     for name in [
         "messaging",
@@ -149,7 +161,7 @@ fn mixed() -> Result<Verdict> {
         "max_us",
         "worst_mean_us",
     ] {
-        bars.ratio(&rounds, "mixed", name, 1.05)?;
+        bars.ratio(&rounds, what, name, 1.05)?;
     }
     bars.kept()?;
     Ok(Verdict::Ok)

@@ -66,7 +66,10 @@ fn take(lines: &[String], claim: &Claim, mut row: Record) -> Record {
         row.lack(&format!("{}: what it stands beside is 0", claim.test));
         return row;
     }
-    row.spread = rounds(lines, &claim.value, "low").zip(rounds(lines, &claim.value, "high"));
+    // What they print beside a figure of their own are the rounds' ratios.
+    if row.ratio.is_some() || claim.value.key == "ratio" {
+        row.spread = rounds(lines, &claim.value, "low").zip(rounds(lines, &claim.value, "high"));
+    }
     row.n = rounds(lines, &claim.value, "n").map_or(1, |n| n as usize);
     if let Some((bound, bar)) = claim.bar {
         let bar = match ease.map(|ease| ease / beside.unwrap_or(1.0)) {

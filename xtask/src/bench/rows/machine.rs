@@ -25,6 +25,16 @@ const fn probe(name: &'static str, metric: &'static str) -> Claim {
         .or_value(1.25 * 4.0)
 }
 
+/// A share as the median of nine, as one and how far off it is.
+const fn nine(name: &'static str, metric: &'static str) -> Claim {
+    row(name, SHARES, metric, "ours").at_most(1.05)
+}
+
+/// What is left of the hostile set.
+const fn left(name: &'static str, key: &'static str) -> Claim {
+    row(name, "vm_full_hostile_set_5min", "grown", key)
+}
+
 /// Attached and detached under load, so many times in a boot.
 const fn cycles(name: &'static str, test: &'static str) -> Claim {
     row(name, test, "cycles", "n").at_least(25.0)
@@ -37,6 +47,10 @@ const LATE: &str = "vm_full_probe_by_instructions";
 const LATE_STAGED: &str = "vm_full_staged_probe_by_instructions";
 const HOGS: &str = "vm_full_probe_beside_hogs";
 const MIXED: &str = "vm_full_mixed_load_beside_eevdf";
+const SHARES: &str = "vm_full_shares_beside_eevdf";
+const WAITS: &str = "vm_full_waits_stay_below_the_bound";
+const HOTPLUG: &str = "vm_full_hotplug_50_cycles";
+const MIXED_COUNT: &str = "vm_full_mixed_load_by_instructions";
 const RT: &str = "vm_full_rt_hog_25s";
 
 pub const ROWS: &[Claim] = &[
@@ -98,6 +112,19 @@ pub const ROWS: &[Claim] = &[
         .unit("us")
         .at_most(1.0),
     eevdf("clock.late.max", HOGS, "hogs_probe_max_us").unit("us"),
+    eevdf(
+        "count.mixed.messaging",
+        MIXED_COUNT,
+        "mixed_count_messaging",
+    )
+    .unit("s")
+    .at_most(1.05),
+    eevdf("count.mixed.late.mean", MIXED_COUNT, "mixed_count_mean_us")
+        .unit("us")
+        .at_most(1.05),
+    eevdf("count.mixed.late.p99", MIXED_COUNT, "mixed_count_p99_us")
+        .unit("us")
+        .at_most(1.05),
     eevdf("mixed.messaging", MIXED, "mixed_messaging")
         .unit("s")
         .at_most(1.05),
@@ -118,6 +145,31 @@ pub const ROWS: &[Claim] = &[
         "spread",
     )
     .at_most(1.05),
+    row(
+        "share.free.nine",
+        "vm_full_free_hogs_beside_eevdf",
+        "free_hogs_spread",
+        "ours",
+    )
+    .at_most(1.05),
+    nine("share.nice.nine", "shares_nice_0_5"),
+    nine("share.nice-below-0.nine", "shares_nice_m5_0"),
+    nine("share.cgroup.nine", "shares_weights"),
+    nine("share.short-sleeper.nine", "shares_sleeper_points"),
+    // Points of a CPU; older kernels tell of no limits.
+    nine("limit.one.nine", "shares_max_1_points")
+        .at_most(1.02)
+        .since("6.17"),
+    nine("limit.eight.nine", "shares_max_8_points")
+        .at_most(1.02)
+        .since("6.17"),
+    // 14 ms for each that waits, docs/design.md.
+    row("wait.hogs", WAITS, "waits_ms", "hogs")
+        .unit("ms")
+        .at_most(21.0 * 14.0),
+    row("wait.and-sleepers", WAITS, "waits_ms", "and_sleepers")
+        .unit("ms")
+        .at_most(25.0 * 14.0),
     row(
         "share.short-sleeper",
         "vm_short_sleeper_keeps_its_half",
@@ -172,6 +224,19 @@ pub const ROWS: &[Claim] = &[
         "nice_share",
     )
     .at_most(0.05),
+    left("hostile.left.heap", "heap_bytes")
+        .unit("bytes")
+        .at_most(4096.0),
+    left("hostile.left.maps", "maps_bytes")
+        .unit("bytes")
+        .at_most(0.0),
+    left("hostile.left.kernel", "kernel_kb")
+        .unit("kB")
+        .at_most(4096.0),
+    row("hotplug.cycles", HOTPLUG, "hotplug", "cycles").at_least(50.0),
+    row("hotplug.others", HOTPLUG, "hotplug", "hogs_s")
+        .unit("s")
+        .at_least(2.4),
     // Older kernels keep nothing for others beside a real-time hog.
     row("rt-hog.ejections", RT, "rt_hog", "ejected")
         .at_most(0.0)

@@ -21,12 +21,26 @@ const fn wake_churn(name: &'static str, key: &'static str, least: f64) -> Claim 
     row(name, test, "group_wake_churn", key).at_least(least)
 }
 
-const BIMODAL: &str = "vm_full_group_quantum_serves_short_ones";
+/// The bimodal load with a quantum, beside none.
+const fn bimodal(
+    name: &'static str,
+    (test, metric): (&'static str, &'static str),
+    key: &'static str,
+) -> Claim {
+    row(name, test, metric, key)
+}
+
+const CLOCK: (&str, &str) = ("vm_full_group_quantum_serves_short_ones", "quantum_bimodal");
+const COUNT: (&str, &str) = (
+    "vm_full_group_quantum_by_instructions",
+    "quantum_bimodal_count",
+);
 const STACK: &str = "vm_full_hammer_idle_stack";
 const RING: &str = "vm_full_hammer_idle_ring";
 const MASK: &str = "vm_full_hammer_idle_mask";
 const SLICES: &str = "vm_group_quantum_slices";
 const KICK: &str = "vm_full_group_kick_latency";
+const TWO_CPUS: &str = "vm_full_policy_deadlines_on_two_cpus";
 const DEADLINES: &str = "vm_full_policy_10000_deadlines_are_met";
 
 pub const ROWS: &[Claim] = &[
@@ -36,15 +50,12 @@ pub const ROWS: &[Claim] = &[
     idle("idle-servers.ring.2", RING, "hammer_idle wakers=2"),
     idle("idle-servers.mask.1", MASK, "hammer_idle wakers=1"),
     idle("idle-servers.mask.2", MASK, "hammer_idle wakers=2"),
-    row("quantum.short-p99", BIMODAL, "quantum_bimodal", "p99").at_most(0.1),
-    row("quantum.cpu", BIMODAL, "quantum_bimodal", "cpu").at_most(1.05),
-    row(
-        "quantum.throughput",
-        BIMODAL,
-        "quantum_bimodal",
-        "saturation",
-    )
-    .at_least(0.95),
+    bimodal("clock.quantum.short-p99", CLOCK, "p99").at_most(0.1),
+    bimodal("clock.quantum.cpu", CLOCK, "cpu").at_most(1.05),
+    bimodal("clock.quantum.throughput", CLOCK, "saturation").at_least(0.95),
+    bimodal("count.quantum.short-p99", COUNT, "p99").at_most(0.1),
+    bimodal("count.quantum.cpu", COUNT, "cpu").at_most(1.05),
+    bimodal("count.quantum.throughput", COUNT, "saturation").at_least(0.95),
     row(
         "quantum.slice-500us",
         SLICES,
@@ -85,6 +96,25 @@ pub const ROWS: &[Claim] = &[
     )
     .beside("jobs", source("deadlines_fair", "jobs"))
     .at_least(0.05),
+    row(
+        "deadline.two-cpus.jobs",
+        TWO_CPUS,
+        "deadlines_on_two_cpus",
+        "jobs",
+    ),
+    row(
+        "deadline.two-cpus.missed",
+        TWO_CPUS,
+        "deadlines_on_two_cpus",
+        "missed",
+    )
+    .at_most(0.0),
+    row(
+        "deadline.two-cpus.excused",
+        TWO_CPUS,
+        "deadlines_on_two_cpus",
+        "excused",
+    ),
     row(
         "deadline.missed.short",
         "vm_policy_deadlines_are_met",
