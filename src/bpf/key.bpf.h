@@ -33,6 +33,7 @@
 #define SHORT_RATIO 4
 #define SPARED_MOST_NS (2 * LAG_NS)
 #define LIGHT_NS NSEC_PER_MSEC	/* spared so much: no part of what keeps the CPU busy */
+#define LIGHT_TIMES 16	/* using a 17th of what others get, it is spared nothing */
 #define BEATEN_TRIES 8
 
 static __always_inline u32 sat_add32(u32 a, u64 b)
@@ -162,11 +163,12 @@ static __always_inline void may_owe(struct umcg_task *t, u32 weight)
 	t->owe_ns = (owe < OWE_NS ? owe : OWE_NS) - LAG_NS;
 }
 
-/* Its turn costs it what it was spared. */
+/* Its turn costs it what it was spared, and more: see LIGHT_TIMES. */
 static __always_inline void spend(struct umcg_task *t, u64 v)
 {
 	if (t->spared_ns)
-		t->spared_ns -= v < t->spared_ns ? v : t->spared_ns;
+		t->spared_ns -= v * LIGHT_TIMES < t->spared_ns ?
+			v * LIGHT_TIMES : t->spared_ns;
 }
 
 static __always_inline void charge(const struct task_struct *p,
@@ -293,15 +295,13 @@ static __always_inline bool beaten(const struct umcg_task *t,
 		return false;
 	if (t->avg_ns > SHORT_NS)
 		return false;
-	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
-	if (t->spared_ns >= LIGHT_NS && key_before(v_on(t, cpu) + bias_of(w), cur_v))
-		return true;
-	if (quiet_now(c, now) < HOG_NS)
+	if (t->spared_ns < LIGHT_NS && quiet_now(c, now) < HOG_NS)
 		return false;
 	cur_avg = c->cur_avg_ns > c->cur_burst_ns ? c->cur_avg_ns : c->cur_burst_ns;
 	cur_avg = sat_add32(cur_avg, now - c->cur_start_ns);
 	if (cur_avg < SHORT_RATIO * t->avg_ns)
 		return false;
+	cur_v = c->cur_v + weighted(now - c->cur_start_ns, c->cur_weight);
 	return key_before(v_on(t, cpu) + bias_of(w), cur_v);
 }
 
