@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use log::error;
@@ -330,8 +331,24 @@ fn enter_sched_ext() -> Result<()> {
     })
 }
 
-/// BPF_PROG_RUN of a SYSCALL program with `call`, a struct of `intf.h`, as its argument.
+/// How often a call is made again that failed for a moment.
+const CALL_TRIES: u32 = 20;
+
+/// BPF_PROG_RUN of a SYSCALL program with `call`, a struct of `intf.h`, as its argument. Where the
+/// kernel had no memory for it the program has not run, and it is tried again: a group of which BPF
+/// does not hear that it ends would live on.
 pub fn run_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> Result<()> {
+    for _ in 1..CALL_TRIES {
+        match try_program(prog, call).map_err(|err| err.raw_os_error()) {
+            Err(Some(libc::EAGAIN | libc::ENOMEM)) => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => break,
+            Ok(()) => return Ok(()),
+        }
+    }
+    try_program(prog, call).context("BPF_PROG_RUN")
+}
+
+fn try_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> std::io::Result<()> {
     let mut opts = libbpf_rs::libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_test_run_opts>() as libbpf_rs::libbpf_sys::size_t,
         ctx_in: (&raw mut *call).cast(),
@@ -341,10 +358,8 @@ pub fn run_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> Result<()> {
     // SAFETY: opts and call live through the call and have the sizes given.
     let ret =
         unsafe { libbpf_rs::libbpf_sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
-    ensure!(
-        ret == 0,
-        "BPF_PROG_RUN: {}",
-        std::io::Error::from_raw_os_error(-ret)
-    );
-    Ok(())
+    match ret {
+        0 => Ok(()),
+        ret => Err(std::io::Error::from_raw_os_error(-ret)),
+    }
 }

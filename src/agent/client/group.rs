@@ -11,6 +11,7 @@ use umcg::kernel::proto::{self, Request};
 use umcg::kernel::record::{Desk, Head, Truth};
 use umcg::kernel::sys::Mapping;
 
+use crate::agent::server::run_program;
 use crate::bpf_skel::BpfSkel;
 
 /// Tokens that a group may have outstanding; older ones are taken back.
@@ -66,33 +67,19 @@ impl Outer {
             gen_,
             epoch: self.epoch,
         };
-        run(&self.admin, &mut call)?;
+        run_program(&self.admin, &mut call)?;
         Ok(call.ret)
     }
 
     /// Makes a client's call; its answer, or the errno.
     pub fn proxy(&self, call: &mut intf::umcg_proxy_call) -> Result<u32, i32> {
         call.call.epoch = self.epoch;
-        run(&self.proxy, call).map_err(|err| {
+        run_program(&self.proxy, call).map_err(|err| {
             log::warn!("a client's call: {err:#}");
             libc::EIO
         })?;
         u32::try_from(call.call.ret).map_err(|_| -call.call.ret)
     }
-}
-
-/// Runs the SYSCALL program `prog`; `call` is its context.
-fn run<T>(prog: &OwnedFd, call: &mut T) -> Result<()> {
-    let mut opts = sys::bpf_test_run_opts {
-        sz: size_of::<sys::bpf_test_run_opts>() as sys::size_t,
-        ctx_in: (&raw mut *call).cast(),
-        ctx_size_in: size_of::<T>() as u32,
-        ..Default::default()
-    };
-    // SAFETY: opts and call live through the call and have the sizes given; the callers
-    // pass what the program takes.
-    let ret = unsafe { sys::bpf_prog_test_run_opts(prog.as_raw_fd(), &raw mut opts) };
-    check(ret, "BPF_PROG_RUN")
 }
 
 /// A group. Dropping it does not close it: see [`close`](Self::close).
@@ -326,10 +313,16 @@ impl Group {
             bells: Vec::new(),
         };
         let key = number.to_ne_bytes();
-        set(&outer.truths, &key, &group.truth.as_raw_fd())?;
-        set(&outer.desks, &key, &group.desks.as_raw_fd())?;
-        outer.admin(intf::umcg_admin_op_UMCG_ADMIN_OPEN, number, gen_)?;
-        Ok(group)
+        let opened = set(&outer.truths, &key, &group.truth.as_raw_fd())
+            .and_then(|()| set(&outer.desks, &key, &group.desks.as_raw_fd()))
+            .and_then(|()| outer.admin(intf::umcg_admin_op_UMCG_ADMIN_OPEN, number, gen_));
+        if opened.is_err() {
+            // Or its maps would stay until the number is used again.
+            for map in [&outer.truths, &outer.desks] {
+                unset(map, &key);
+            }
+        }
+        opened.map(|_| group)
     }
 
     /// What another process of the same user joins with.
@@ -417,10 +410,12 @@ impl Group {
         Ok((token, fd))
     }
 
-    /// Nobody is held any more. How many members it still has.
+    /// Nobody is held any more. How many members it still has; if BPF did not hear of it, many:
+    /// closed now, those that are held would be let go by nobody.
     pub fn drain(&self, outer: &Outer) -> i32 {
         let op = intf::umcg_admin_op_UMCG_ADMIN_DRAIN;
-        outer.admin(op, self.number, self.gen_).unwrap_or(0)
+        let left = outer.admin(op, self.number, self.gen_);
+        left.unwrap_or(i32::MAX)
     }
 
     /// Takes it out of BPF's sight. What stays of it, and the numbers of its bells, which are
@@ -461,7 +456,9 @@ impl Closed {
     /// Whether somebody has its maps open or mapped: they cannot be taken away.
     pub fn is_kept(&self, outer: &Outer) -> bool {
         let op = intf::umcg_admin_op_UMCG_ADMIN_KEPT;
-        outer.admin(op, self.number, self.gen_).unwrap_or(0) > 0
+        outer
+            .admin(op, self.number, self.gen_)
+            .map_or(true, |kept| kept > 0)
     }
 
     /// Takes the maps out of BPF's: when this returns nobody writes them any more.
