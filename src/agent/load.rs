@@ -16,6 +16,7 @@ use umcg_policy::{Decide, Policy};
 use super::bell::Bell;
 use super::client;
 use super::control::Control;
+use super::faults;
 use super::kinds;
 use super::live::Live;
 use super::matcher::Matcher;
@@ -44,6 +45,7 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, config: &Config) -> Res
     let nr_cpus = *scx_utils::NR_CPU_IDS;
     let kinds = config.kinds(nr_cpus);
     kinds::require_heap(&kinds)?;
+    faults::read()?;
     try_set_rlimit_infinity();
 
     let mut builder = BpfSkelBuilder::default();
@@ -57,6 +59,7 @@ pub fn load<'a>(object: &'a mut MaybeUninit<OpenObject>, config: &Config) -> Res
     .context("cannot open the BPF program")?;
     configure(&mut skel, args, nr_cpus)?;
     let decide = configure_policies(&mut skel, args, &kinds)?;
+    faults::configure(&mut skel);
 
     let skel = scx_ops_load!(skel, umcg_ops, uei).context("cannot load the BPF program")?;
     let shared = Arc::new(map_shared(&skel, nr_cpus)?);
@@ -258,6 +261,7 @@ impl Loaded<'_> {
         let control = Control::new(self.shared.clone(), ejections);
         let served = control.run(live, news, || uei_exited!(&self.skel, uei));
         live.detached();
+        faults::tell(&self.skel);
 
         let ejected = uei_exited!(&self.skel, uei);
         deaf.store(true, Ordering::Relaxed);

@@ -4,6 +4,7 @@ pub mod bell;
 pub mod caps;
 pub mod client;
 pub mod control;
+pub mod faults;
 pub mod kinds;
 pub mod live;
 pub mod load;

@@ -20,6 +20,7 @@ use umcg_policy::{Decide, Facts, Order, Policy, Terms, WorkerId};
 
 use super::bell::{Bell, Ringer};
 use super::caps;
+use super::faults::{self, Fault};
 use crate::shared::Shared;
 
 const STACK_BYTES: usize = 256 * 1024;
@@ -173,7 +174,9 @@ impl Server {
 
     /// One activation. False: there was nothing to do.
     fn turn(&mut self) -> bool {
-        let now = now_ns();
+        faults::delay();
+        assert!(!faults::happens(Fault::Panic), "a fault on purpose");
+        let now = faults::clock(now_ns());
         let shared = self.shared.clone();
         let record = &shared.servers()[self.me as usize];
         let workers = shared.workers.records();
@@ -221,12 +224,13 @@ impl Server {
     fn stage(&mut self, now: u64) -> bool {
         let record = &self.shared.servers()[self.me as usize];
         let workers = self.shared.workers.records();
+        let mut late = None;
         let budget = self.policy.stage_budget_ns();
         let (mut count, mut work, mut worst) = (record.ring.len_hint() as u32, 0u64, None);
         let depth = self.settings.depth.load(Ordering::Relaxed);
         // Without a budget one at a time: what it does decides who is next.
         while count < depth && (work < budget || (budget == 0 && count == 0)) {
-            let Some(WorkerId(index)) = self.policy.pick() else {
+            let Some(WorkerId(index)) = pick(self.policy.as_mut(), &mut late) else {
                 break;
             };
             let worker = &workers[index as usize];
@@ -236,7 +240,10 @@ impl Server {
                 continue;
             }
             let choice = Choice::new(index, worker.gen_.load(umcg::sync::Ordering::Relaxed), word);
-            if !record.ring.push(choice) {
+            if faults::happens(Fault::Drop) {
+                continue;
+            }
+            if faults::happens(Fault::RingFull) || !record.ring.push(choice) {
                 self.policy.enqueue(WorkerId(index), &facts);
                 break;
             }
@@ -247,11 +254,28 @@ impl Server {
                 _ => facts.key,
             });
         }
+        if let Some(WorkerId(index)) = late {
+            let worker = &workers[index as usize];
+            let word = Word(worker.word.load(umcg::sync::Ordering::Acquire));
+            tell(self.policy.as_mut(), true, worker, index, word, now);
+        }
         if let Some(key) = worst {
             record.worst_key.store(key, umcg::sync::Ordering::Relaxed);
         }
         worst.is_some()
     }
+}
+
+/// The policy's next choice; one that a fault has come after it stays in `late`.
+fn pick(policy: &mut dyn Policy, late: &mut Option<WorkerId>) -> Option<WorkerId> {
+    let first = late.take().or_else(|| policy.pick())?;
+    if faults::happens(Fault::Reorder)
+        && let Some(second) = policy.pick()
+    {
+        *late = Some(first);
+        return Some(second);
+    }
+    Some(first)
 }
 
 /// A worker that waits elsewhere by now is news for the server there.
@@ -349,6 +373,7 @@ pub fn run_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> Result<()> {
 }
 
 fn try_program<T: Copy>(prog: &OwnedFd, call: &mut T) -> std::io::Result<()> {
+    faults::call()?;
     let mut opts = libbpf_rs::libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_test_run_opts>() as libbpf_rs::libbpf_sys::size_t,
         ctx_in: (&raw mut *call).cast(),

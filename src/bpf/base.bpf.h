@@ -12,6 +12,7 @@
 #include <scx/common.bpf.h>
 #include <scx/compat.bpf.h>
 #include "intf.h"
+#include "fault.bpf.h"
 
 #ifndef READ_ONCE
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
@@ -234,7 +235,7 @@ static __always_inline u64 pass_now(const struct task_struct *p, s32 cpu)
  */
 static __always_inline void kick(s32 cpu, u64 flags)
 {
-	if (!this_cpu_rec()->offline && !cpu_rec(cpu)->offline)
+	if (!this_cpu_rec()->offline && !cpu_rec(cpu)->offline && !fault(KICK_LOST))
 		scx_bpf_kick_cpu(cpu, flags);
 }
 

@@ -23,7 +23,7 @@ static __always_inline u64 claim_value(u32 server, u64 word)
 
 static __always_inline bool claim_try(struct umcg_worker *w, u64 claim)
 {
-	if (!umcg_cmpxchg(&w->claim, 0, claim))
+	if (!fault(CLAIM_REFUSED) && !umcg_cmpxchg(&w->claim, 0, claim))
 		return true;
 	count(claim_lost);
 	return false;
@@ -31,6 +31,8 @@ static __always_inline bool claim_try(struct umcg_worker *w, u64 claim)
 
 static __always_inline bool claim_release(struct umcg_worker *w, u64 claim)
 {
+	if (planted(LEAKED_CLAIM))
+		return true;
 	return umcg_cmpxchg(&w->claim, claim, 0) == claim;
 }
 

@@ -86,6 +86,10 @@ static __always_inline bool hand_over(s32 cpu, struct umcg_worker *w, u32 idx,
 			UMCG_R_MIGRATION : UMCG_R_AFFINITY);
 		return false;
 	}
+	if (fault(MOVE_FAILS)) {
+		refused(w, now, cpu, UMCG_R_QUEUE);
+		return false;
+	}
 	if (!bpf_iter_scx_dsq_new(&it, PARK(w->home & (UMCG_MAX_CPUS - 1)), 0))
 		moved = scx_bpf_dsq_move___new(&it, p, HAND(cpu), 0);
 	bpf_iter_scx_dsq_destroy(&it);

@@ -61,7 +61,7 @@ static __always_inline s32 member_wake(u32 g, u32 idx, struct umcg_member *m, u6
 			/* Released meanwhile, it may have read IDLE before. */
 			return READ_ONCE(m->held) ? UMCG_WAKE_DONE : UMCG_WAKE_FUTEX;
 		}
-		if (!(word & UMCG_F_PENDING) &&
+		if (!(word & UMCG_F_PENDING) && !planted(LOST_WAKE) &&
 		    umcg_cmpxchg(&m->word, word, word | UMCG_F_PENDING) != word)
 			continue;
 		if (word_state(word) != UMCG_IDLE)

@@ -158,6 +158,10 @@ static __always_inline struct umcg_member *slot_claim(void *truth, u64 id, u32 s
 	}
 	if (word_state(word) != UMCG_RUNNABLE && word_state(word) != UMCG_IDLE)
 		return NULL;
+	if (fault(CLAIM_REFUSED)) {
+		*err = -EINTR;
+		return NULL;
+	}
 	if (by_switch)
 		WRITE_ONCE(w->switched, w->switched + 1);
 	if (umcg_cmpxchg(&w->slot, 0, si))

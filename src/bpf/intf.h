@@ -414,5 +414,6 @@ struct umcg_call {
 
 #include "intf_group.h"
 #include "intf_sys.h"
+#include "intf_fault.h"
 
 #endif /* __UMCG_INTF_H */

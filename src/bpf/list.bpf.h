@@ -27,6 +27,8 @@ static __always_inline bool list_push(struct umcg_server *s,
 		return false;
 	}
 
+	if (fault(LIST_FULL))
+		goto give_up;
 	old = READ_ONCE(list->head);
 	for (i = 0; i < UMCG_PUSH_TRIES; i++) {
 		WRITE_ONCE(w->next, (u32)old);
@@ -42,6 +44,7 @@ static __always_inline bool list_push(struct umcg_server *s,
 		count(lst_race);
 	}
 
+give_up:
 	umcg_xchg(&w->queued, 0);
 	umcg_xchg(&s->resync, 1);
 	count(lst_resync);

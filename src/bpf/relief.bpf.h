@@ -293,10 +293,14 @@ __weak int sweep_cpu(s32 cpu, u64 now)
 
 static int relief_timer(void *map, int *key, struct umcg_timer *tm)
 {
-	u64 now = umcg_now(), period = PERIOD_IDLE_NS, left;
+	u64 now = fault_time(umcg_now()), period = PERIOD_IDLE_NS, left;
 	u32 helpless = 0;
 	int cpu, found;
 
+	if (fault(TIMER_LATE)) {
+		bpf_timer_start(&tm->timer, PERIOD_BUSY_NS, 0);
+		return 0;
+	}
 	WRITE_ONCE(umcg_timer_cpu, bpf_get_smp_processor_id());
 	bpf_for(cpu, 0, umcg_nr_cpus) {
 		found = sweep_cpu(cpu, now);

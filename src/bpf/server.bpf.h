@@ -73,7 +73,7 @@ static __always_inline void server_wake(struct umcg_server *s, u32 cpu)
 	if (!READ_ONCE(s->asleep) || !umcg_xchg(&s->asleep, 0))
 		return;
 	bell = bpf_map_lookup_elem(&umcg_bells, &cpu);
-	if (bell && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
+	if (bell && !fault(BELL_FULL) && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
 		count(server_wakes);
 		return;
 	}

@@ -63,6 +63,8 @@ static __always_inline bool due_push(s32 cpu, u32 sys)
 
 	if (umcg_xchg(&d->linked, 1))
 		return true;
+	if (fault(DUE_FULL))
+		goto give_up;
 	old = READ_ONCE(c->due);
 	bpf_for(i, 0, DUE_TRIES) {
 		WRITE_ONCE(d->next, (u32)old);
@@ -71,6 +73,7 @@ static __always_inline bool due_push(s32 cpu, u32 sys)
 			return true;
 		old = got;
 	}
+give_up:
 	umcg_xchg(&d->linked, 0);
 	return false;
 }
@@ -130,7 +133,7 @@ static __always_inline void server_ring(struct umcg_member *s, struct umcg_desk 
 	if (!READ_ONCE(desk->asleep) || !umcg_xchg(&desk->asleep, 0))
 		return;
 	bell = bpf_map_lookup_elem(&umcg_group_bells, &bell_nr);
-	if (bell && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
+	if (bell && !fault(BELL_FULL) && !bpf_ringbuf_output(bell, &msg, sizeof(msg), BPF_RB_FORCE_WAKEUP)) {
 		count(server_wakes);
 		return;
 	}
@@ -173,7 +176,7 @@ static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_m
 
 	if (!READ_ONCE(w->slot))
 		return NULL;
-	si = umcg_xchg(&w->slot, 0);
+	si = planted(DOUBLE_RUN) ? READ_ONCE(w->slot) : umcg_xchg(&w->slot, 0);
 	if (!si)
 		return NULL;
 	s = member_at(truth, si);
@@ -188,7 +191,8 @@ static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_m
 	s->ev_run_ns = w->run_ns;
 	s->ev_wait_ns = w->wait_ns;
 	answer(s, reason, nr);
-	umcg_xchg(&s->cur, 0);
+	if (!planted(STUCK_SLOT))
+		umcg_xchg(&s->cur, 0);
 	count(grp_back);
 	return s;
 	/* pairs with server_hold() */
@@ -388,6 +392,8 @@ static __always_inline bool desk_push(const struct umcg_group *head, void *truth
 		if (umcg_cmpxchg(&w->queued, owner, mine) != owner)
 			return true;
 	}
+	if (fault(LIST_FULL))
+		goto give_up;
 	old = READ_ONCE(list->runnable);
 	for (i = 0; i < UMCG_PUSH_TRIES; i++) {
 		if ((old ^ begin) >> 32)
@@ -401,6 +407,7 @@ static __always_inline bool desk_push(const struct umcg_group *head, void *truth
 		old = seen;
 		count(lst_race);
 	}
+give_up:
 	umcg_cmpxchg(&w->queued, mine, 0);
 	count(lst_resync);
 	return false;

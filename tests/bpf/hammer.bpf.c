@@ -165,6 +165,27 @@ int hammer_stamp(struct stamp *s)
 	return 0;
 }
 
+/* done = how often fault @first came about at its next @loops occasions; odd: when, and how much. */
+SEC("syscall")
+int hammer_fault(struct hammer *h)
+{
+	u64 done = 0, odd = 0, draw;
+	int i;
+
+	bpf_for(i, 0, h->loops) {
+		__sink(done);
+		__sink(odd);
+		draw = fault_draw(h->first);
+		if (!draw)
+			continue;
+		done++;
+		odd += draw * (i + 1);
+	}
+	h->done = done;
+	h->odd = odd;
+	return 0;
+}
+
 /* done = the CPU that @server, a CPU here, looks at as number @first. */
 SEC("syscall")
 int hammer_near(struct hammer *h)
