@@ -46,6 +46,27 @@ pub fn in_partial_mode(test: fn() -> Result<Verdict>) -> Result<Verdict> {
     verdict
 }
 
+/// A variable of every scheduler that is started now, see [`with_variable`].
+static VARIABLE: Mutex<Option<(&str, String)>> = Mutex::new(None);
+
+/// The value of that variable, if it has this name.
+pub fn variable(name: &str) -> Option<String> {
+    let set = VARIABLE.lock().unwrap_or_else(|e| e.into_inner());
+    let (_, value) = set.as_ref().filter(|it| it.0 == name)?;
+    Some(value.clone())
+}
+
+/// Runs `body`, whose schedulers have `name` in their environment; the shared one too.
+pub fn with_variable<T>(name: &'static str, value: &str, body: impl FnOnce() -> T) -> T {
+    let set = |to| *VARIABLE.lock().unwrap_or_else(|e| e.into_inner()) = to;
+    end_shared();
+    set(Some((name, value.to_owned())));
+    let result = body();
+    end_shared();
+    set(None);
+    result
+}
+
 /// A scheduler without options that outlives the test, so that tests in a row need not
 /// load one each. It ends when a test starts one of its own, fails, or is of another boot.
 pub fn shared() -> Result<Arc<Sched>> {
@@ -203,9 +224,11 @@ impl Sched {
         let run = RUNS.fetch_add(1, Relaxed);
         let log = std::env::temp_dir().join(format!("scx_umcg.{}.{run}.log", std::process::id()));
         let out = File::create(&log).context("log file")?;
+        let set = VARIABLE.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let child = Command::new(sibling("scx_umcg"))
             .args(args)
             .args(configured(args))
+            .envs(set)
             .stdin(Stdio::null())
             .stdout(stdout.map_or_else(|| out.try_clone().map(Stdio::from), Ok)?)
             .stderr(out)
@@ -310,7 +333,12 @@ impl Sched {
     }
 
     /// SIGINT; must end with 0, with no ejection before.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
+        self.end().map(drop)
+    }
+
+    /// The same; what it has printed.
+    pub fn end(mut self) -> Result<String> {
         self.no_ejection()?;
         self.signal(libc::SIGINT);
         let code = self.wait(Duration::from_secs(20))?;
@@ -324,7 +352,7 @@ impl Sched {
             "state {} after its end",
             sysfs("state")
         );
-        Ok(())
+        Ok(self.text())
     }
 }
 

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags};
 use scx_umcg::agent::bell::Bell;
+use scx_umcg::agent::faults::{PLANT, plant_number};
 use scx_umcg::agent::near::{Machine, NEAR, Place};
 use scx_umcg::runfile::RunFile;
 use scx_umcg::shared::Mapping;
@@ -23,7 +24,7 @@ use umcg::sync::Ordering;
 use umcg::word::{State, Word};
 
 use super::{Test, short};
-use crate::harness::{Verdict, metric};
+use crate::harness::{self, Verdict, metric};
 use crate::skel::hammer::HammerSkelBuilder;
 
 pub const TESTS: &[Test] = &[
@@ -44,6 +45,8 @@ const CHUNK: u32 = 500;
 /// Few, so that the server falls asleep often.
 const SLEEP_CHUNK: u32 = 10;
 const SERVER: u32 = 3;
+/// Without an operation for so long there will be none.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// As `struct hammer` in hammer.bpf.c.
 #[repr(C)]
@@ -66,7 +69,10 @@ struct Arena {
 
 fn arena() -> Result<Arena> {
     let mut object = MaybeUninit::uninit();
-    let skel = HammerSkelBuilder::default().open(&mut object)?.load()?;
+    let mut skel = HammerSkelBuilder::default().open(&mut object)?;
+    let rodata = skel.maps.rodata_data.as_mut().context("no .rodata")?;
+    rodata.umcg_plant = harness::variable(PLANT).map_or(0, |name| plant_number(&name));
+    let skel = skel.load()?;
     let maps = &skel.maps;
     let bell = Bell::new()?;
     maps.umcg_bells.update(
@@ -105,7 +111,9 @@ fn drive(
 ) -> Result<(u64, u64)> {
     let (mut done, mut odd) = (0, 0);
     let end = Instant::now() + Duration::from_secs(120);
-    while done < OPS && !stop.load(O::Relaxed) && Instant::now() < end {
+    let mut last = Instant::now();
+    let goes_on = |last: Instant| last.elapsed() < PATIENCE && Instant::now() < end;
+    while done < OPS && !stop.load(O::Relaxed) && goes_on(last) {
         let mut call = Call {
             loops,
             server,
@@ -128,6 +136,9 @@ fn drive(
             "BPF_PROG_RUN: {}",
             std::io::Error::from_raw_os_error(-ret)
         );
+        if call.done > 0 {
+            last = Instant::now();
+        }
         done += call.done;
         odd += call.odd;
     }

@@ -11,6 +11,7 @@ mod app_race;
 mod app_share;
 mod app_stall;
 mod bars;
+mod blocks;
 mod calls;
 mod cgroup;
 mod changes;
@@ -25,6 +26,7 @@ mod doctor;
 mod ends;
 mod examples;
 mod fair;
+mod faults;
 mod fuzz;
 mod gone;
 mod group;
@@ -44,6 +46,7 @@ mod member;
 mod moved;
 mod pairs;
 mod partial;
+mod planted;
 mod policy;
 mod policy_two;
 mod preempt;
@@ -212,6 +215,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         fuzz::TESTS,
         examples::TESTS,
         partial::TESTS,
+        blocks::TESTS,
+        faults::TESTS,
+        planted::TESTS,
     ]
     .into_iter()
     .flatten()

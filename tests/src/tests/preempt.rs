@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use umcg::backend::Backend;
 use umcg::timer::kick_on;
 use umcg::{Event, Group, GroupConfig, Id, Reason, Source, no_preempt, set_key};
 
+use super::group::with_server;
 use super::{Test, short};
-use crate::boss::{Actor, Boss, actor, beside, in_client, signal_thread};
+use crate::boss::{Actor, Boss, LIMIT, actor, beside, in_client, signal_thread};
+use crate::client::{self, join_all, serve, worker};
 use crate::harness::{self, Verdict, median, metric};
 
 /// By instructions: no stall of the host lengthens a turn. The tick is 4 ms.
@@ -44,6 +47,12 @@ pub const TESTS: &[Test] = &[
         abuse,
     ),
     short("vm_group_grace_in_the_kernel_unprivileged", BOOT, 6, grace),
+    short(
+        "vm_group_kick_dies_with_its_stint_unprivileged",
+        BOOT,
+        3,
+        old_kick,
+    ),
 ];
 
 const SLICES: usize = 200;
@@ -432,4 +441,41 @@ fn keys_body() -> Result<()> {
 
 fn keys() -> Result<Verdict> {
     in_client(keys_body)
+}
+
+/// A worker is kicked in a section and blocks there: the kick is put off for the section, and its
+/// stint is over before. What follows is another stint, which the kick is not for.
+fn old_kick_body() -> Result<()> {
+    const ROUNDS: u64 = 60;
+    with_server(4, |group, me| {
+        // By the calls below the library's own, which would keep the kick until its section ends.
+        let kicked = worker(group, 1, |group, me| {
+            for _ in 0..ROUNDS {
+                group.show_sections(me, 1);
+                group.kick(me)?;
+                std::thread::sleep(Duration::from_micros(20));
+                group.show_sections(me, 0);
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_millis(1) {}
+            }
+            Ok(())
+        });
+        let seen = serve(group, me, 1)?;
+        join_all(vec![kicked])?;
+        seen.check(group)?;
+        let (blocks, forced) = (seen.blocked, seen.preempted);
+        let values = [("blocks", blocks as f64), ("forced", forced as f64)];
+        metric("group_old_kicks", &values);
+        ensure!(blocks >= ROUNDS * 3 / 4, "{blocks} blocks of {ROUNDS}");
+        // 1 ms between the kick and the block has it met before, which is another matter.
+        ensure!(
+            forced < ROUNDS / 4,
+            "{forced} of {ROUNDS} kicks hit a later stint"
+        );
+        Ok(())
+    })
+}
+
+fn old_kick() -> Result<Verdict> {
+    client::in_client(LIMIT, old_kick_body)
 }

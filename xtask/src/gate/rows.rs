@@ -284,6 +284,33 @@ pub const ROWS: &[Row] = &[
         ejections: Some(0),
     },
     Row {
+        name: "faults",
+        what: "decisions that fail on purpose: nothing is lost",
+        tests: &[
+            "vm_faults_are_those_of_their_seed",
+            "vm_faults_at_once_lose_nothing",
+            "vm_full_faults_of_lists_lose_nothing",
+            "vm_full_faults_of_time_lose_nothing",
+            "vm_full_faults_of_takes_lose_nothing",
+            "vm_full_faults_of_choices_lose_nothing",
+            "vm_full_faults_of_calls_lose_nothing",
+            "vm_full_panic_of_a_policy_loses_nothing",
+        ],
+        ejections: Some(0),
+    },
+    Row {
+        name: "planted",
+        what: "planted bugs are found by tests of every run",
+        tests: &[
+            "vm_full_planted_lost_wake_is_caught",
+            "vm_full_planted_double_run_is_caught",
+            "vm_full_planted_leaked_claim_is_caught",
+            "vm_full_planted_stuck_slot_is_caught",
+            "vm_full_planted_stale_kick_is_caught",
+        ],
+        ejections: Some(0),
+    },
+    Row {
         name: "visible",
         what: "status, doctor and statistics tell the truth",
         tests: &[
