@@ -33,7 +33,7 @@ pub struct Check {
 }
 
 /// All rules.
-pub const CHECKS: [Check; 9] = [
+pub const CHECKS: [Check; 10] = [
     Check {
         name: "tidy_module_docs",
         find: text::module_docs,
@@ -65,6 +65,10 @@ pub const CHECKS: [Check; 9] = [
     Check {
         name: "tidy_docs_complete",
         find: docs::complete,
+    },
+    Check {
+        name: "tidy_behaviours",
+        find: docs::behaviours,
     },
     Check {
         name: "tidy_licences",

@@ -1,4 +1,5 @@
-//! What `docs/operations.md` lists is what there is: counters, flags, tests.
+//! What `docs/operations.md` lists is what there is: counters, flags, tests. And each behaviour of
+//! `docs/behaviours.md` has a test, or says why not.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +8,9 @@ use anyhow::{Context, Result};
 use crate::tidy::{Findings, Tree};
 
 const DOC: &str = "docs/operations.md";
+const BEHAVIOURS: &str = "docs/behaviours.md";
+/// B01 to B60.
+const COUNT: usize = 60;
 
 /// Names that stand in the source but not in the document, or the other way round.
 pub fn complete(tree: &Tree) -> Result<Findings> {
@@ -21,17 +25,56 @@ pub fn complete(tree: &Tree) -> Result<Findings> {
     compare("counter", &counters, &rows(doc, "## Counters"), &mut errors);
     let flags = flags(text("src/cli.rs")?);
     compare("flag", &flags, &rows(doc, "## Flags"), &mut errors);
-    let in_guest = tree
-        .files
-        .iter()
-        .filter(|file| file.path.starts_with("tests/src/tests/"))
-        .flat_map(|file| vm_tests(&file.text))
-        .collect();
+    let in_guest = in_guest(tree);
     let listed = rows(doc, "## Tests")
         .into_iter()
         .filter(|name| name.starts_with("vm_"))
         .collect();
     compare("test", &in_guest, &listed, &mut errors);
+    Ok(Findings::errors(errors))
+}
+
+/// The tests for VMs.
+fn in_guest(tree: &Tree) -> BTreeSet<String> {
+    let files = tree.files.iter();
+    let files = files.filter(|file| file.path.starts_with("tests/src/tests/"));
+    files.flat_map(|file| vm_tests(&file.text)).collect()
+}
+
+/// Behaviours without a row, rows without a test or a reason, and tests that do not exist.
+pub fn behaviours(tree: &Tree) -> Result<Findings> {
+    let doc = tree.files.iter().find(|file| file.path == BEHAVIOURS);
+    let doc = doc.with_context(|| format!("no file {BEHAVIOURS}"))?;
+    let there = in_guest(tree);
+    let mut errors = Vec::new();
+    for number in 1..=COUNT {
+        let head = format!("| B{number:02} | ");
+        let rows: Vec<_> = (doc.lines())
+            .filter(|(_, line)| line.starts_with(&head))
+            .collect();
+        let [(line, row)] = rows[..] else {
+            errors.push(format!(
+                "{BEHAVIOURS}: B{number:02} has {} rows",
+                rows.len()
+            ));
+            continue;
+        };
+        let shown = row.split('|').nth(3).unwrap_or_default().trim();
+        let tests: Vec<_> = shown.split('`').skip(1).step_by(2).collect();
+        let reason = shown.strip_prefix("none: ").unwrap_or_default();
+        if tests.is_empty() && reason.len() < "never given out".len() {
+            let want = "must have a test, or \"none: \" and a reason";
+            errors.push(format!("{BEHAVIOURS}:{line}: B{number:02} {want}"));
+        }
+    }
+    for (line, text) in doc.lines() {
+        let names = text.split('`').skip(1).step_by(2);
+        for name in names.filter(|name| name.starts_with("vm_") && !name.ends_with("...")) {
+            if !there.contains(name) {
+                errors.push(format!("{BEHAVIOURS}:{line}: test {name} does not exist"));
+            }
+        }
+    }
     Ok(Findings::errors(errors))
 }
 
@@ -105,6 +148,36 @@ mod tests {
         assert_eq!(vm_tests("short(\"vm_a\", \"life\", f)"), ["vm_a"]);
         let doc = "## Flags\n| `--a US` | x |\n| flag |\n## Counters\n| `b` | y |\n";
         assert_eq!(rows(doc, "## Flags"), ["--a".to_owned()].into());
+    }
+
+    #[test]
+    fn behaviours_without_a_row_a_test_or_a_reason_are_found() {
+        let rows = |of: &dyn Fn(usize) -> String| -> String { (1..=COUNT).map(of).collect() };
+        let found = |doc: &str| {
+            let tests = ("tests/src/tests/a.rs", "short(\"vm_a\", \"life\", f)");
+            behaviours(&Tree::of(&[(BEHAVIOURS, doc), tests]))
+                .unwrap()
+                .errors
+        };
+        let good = |n: usize| format!("| B{n:02} | x | `vm_a` | |\n");
+        assert!(found(&rows(&good)).is_empty());
+        let reason = |n| format!("| B{n:02} | | none: never given out | |\n");
+        assert!(found(&rows(&reason)).is_empty());
+        let bad = rows(&|n| match n {
+            1 => String::new(),
+            2 => good(2) + &good(2),
+            3 => "| B03 | x | none: | |\n".to_owned(),
+            4 => "| B04 | x | `vm_b` | |\n".to_owned(),
+            n => good(n),
+        });
+        let found = found(&bad);
+        for (at, want) in ["B01 has 0", "B02 has 2", "B03 must have", "vm_b does not"]
+            .iter()
+            .enumerate()
+        {
+            assert!(found[at].contains(want), "{found:?}");
+        }
+        assert_eq!(found.len(), 4);
     }
 
     #[test]
