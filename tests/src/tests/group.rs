@@ -136,8 +136,9 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<(Seen, Lap
                 let mut laps = Laps::default();
                 for _ in 0..rounds {
                     laps.count();
+                    // Whichever of the two is through first.
                     if done.load(Ordering::SeqCst) {
-                        return Ok(());
+                        break;
                     }
                     // The other one may not wait yet, or have left by now.
                     match group.switch(me, other, u64::MAX) {
