@@ -9,6 +9,7 @@
 //! - [`plan`]: a load's sides, taken in turn, round by round, and the rows that come of it
 //! - `loads`: one file per load, over the public calls of `umcg`
 //! - [`stats`]: medians and their intervals; [`hist`]: percentiles; [`arrivals`]: schedules
+//! - [`guard`]: ceilings of hot paths, which a test of the scheduler's keeps
 //! - [`row`]: what is written, and how it is read again; [`out`]: where to
 //!
 //! Unsafe code is in `sys` alone.
@@ -18,6 +19,7 @@
 pub mod arrivals;
 pub mod cli;
 pub mod context;
+pub mod guard;
 pub mod hist;
 mod loads;
 pub mod out;
