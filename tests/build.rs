@@ -1,9 +1,9 @@
-//! Compiles the hammers against the scheduler's own BPF headers.
+//! Compiles the BPF programs of tests against the scheduler's own BPF headers.
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed=../src/bpf");
-    for name in ["hammer", "idle"] {
+    for name in ["hammer", "idle", "plant"] {
         scx_cargo::BpfBuilder::new()
             .expect("clang 18 or newer; `cargo xtask setup` installs it")
             .add_include_path("../src/bpf")

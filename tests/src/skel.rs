@@ -15,3 +15,7 @@ pub mod hammer {
 pub mod idle {
     include!(concat!(env!("OUT_DIR"), "/idle_skel.rs"));
 }
+
+pub mod plant {
+    include!(concat!(env!("OUT_DIR"), "/plant_skel.rs"));
+}

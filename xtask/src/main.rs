@@ -14,6 +14,7 @@ mod cache;
 mod commit;
 mod figures;
 mod gate;
+mod guard;
 mod kernels;
 mod lib_task;
 mod plot;
@@ -53,6 +54,8 @@ enum Task {
     Test(test::Args),
     /// The check before a release: every kernel, the long tests, one table
     Gate(gate::Args),
+    /// The hot paths beside their ceilings, by instructions; --update makes new ceilings
+    Guard(guard::Args),
     /// Every claim that has a bar, and loads beside EEVDF, in VMs; one table, rows as JSON
     Bench(bench::Args),
     /// The part of `bench` that runs in the guest
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm_task::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Gate(args) => gate::run(&args),
+        Task::Guard(args) => guard::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::GuestBench(args) => bench::guest::run(&args),
         Task::Figures(args) => figures::run(&args),

@@ -16,10 +16,10 @@ use umcg::kernel::{KernelGroup, sys};
 use umcg::{Id, Kind, Reason};
 
 use super::app::{Board, no_slack};
-use super::group::{futex_round_trip, private_futex};
+use super::paths::{clock_cost, hand_off, private_futex};
 use super::{Test, full};
 use crate::client::{self, is_sound, join_all, worker};
-use crate::harness::{self, Sched, Verdict, median, metric, sibling};
+use crate::harness::{Sched, Verdict, median, metric, sibling};
 use crate::load;
 
 pub const TESTS: &[Test] = &[full(
@@ -39,16 +39,8 @@ const KINDS: [&str; 3] = ["nanosleep", "pipe", "futex"];
 const FIGURES: usize = 3;
 
 fn cost() -> Result<Verdict> {
-    harness::end_shared();
     let board = Board::new()?;
-    // By a child, as the threads of the other side are of one.
-    client::spawn(move || {
-        futex_round_trip(1000)?;
-        board.set(0, futex_round_trip(5000)? as u64);
-        Ok(())
-    })?
-    .result(Duration::from_secs(60))?;
-    let half = board.get(0) as f64 / 2.0;
+    let half = hand_off(board)?;
     let sched = Sched::start(&[])?;
     client::spawn(move || measure(board))?.result(Duration::from_secs(120))?;
     let calls = heap_calls()?;
@@ -91,17 +83,6 @@ fn heap_calls() -> Result<f64> {
     calls
         .and_then(|n| n.parse().ok())
         .with_context(|| text.clone())
-}
-
-/// What two looks at the clock differ by.
-fn clock_cost() -> f64 {
-    let mut all: Vec<_> = (0..1000)
-        .map(|_| {
-            let began = sys::now_ns();
-            (sys::now_ns() - began) as f64
-        })
-        .collect();
-    median(&mut all)
 }
 
 fn measure(board: Board) -> Result<()> {

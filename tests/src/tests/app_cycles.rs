@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::app::{Disk, no_slack};
-use super::group::{faulting_pages, private_futex};
+use super::group::faulting_pages;
+use super::paths::private_futex;
 use super::{Test, full, short};
 use crate::client::{self, Progress, in_client, join_all, serve_by, worker};
 use crate::harness::{Verdict, metric};

@@ -11,7 +11,7 @@ use umcg::backend::Backend;
 use umcg::kernel::sys;
 
 use super::app::Board;
-use super::group::private_futex;
+use super::paths::private_futex;
 use super::{Test, full};
 use crate::client::{self, Client, Name, is_sound, serve, worker};
 use crate::harness::{self, Sched, Verdict, median, metric, wait_until};

@@ -1,7 +1,7 @@
 //! Application groups, as an unprivileged client sees them.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,14 +9,12 @@ use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
 use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 
-use super::app::Board;
 use super::app_hostile::program_runs;
 use super::{Test, short};
 use crate::client::{
     self, Name, Seen, all_stopped, group_maps, join_all, run_past_faults, serve, worker,
 };
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
-use crate::laps::Laps;
 use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
@@ -33,12 +31,6 @@ pub const TESTS: &[Test] = &[
     short("vm_group_hostile_desk", "group", 15, hostile),
     short("vm_group_teardown_leaves_no_map", "group", 10, teardown),
     short("vm_group_partial_mode", "group", 20, partial),
-    short(
-        "vm_group_hand_off_cost",
-        "cost,newest,icount,cpus=1",
-        30,
-        cost,
-    ),
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -122,23 +114,18 @@ fn partial() -> Result<Verdict> {
     Ok(Verdict::Ok)
 }
 
-/// What was seen, and the laps of the first of the two.
-fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<(Seen, Laps)> {
+fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<Seen> {
     let names: Arc<[Name; 2]> = Arc::default();
     let done = Arc::new(AtomicBool::new(false));
-    let laps: Arc<Mutex<Laps>> = Arc::default();
     let threads = (0..2usize)
         .map(|i| {
-            let (names, done, kept) = (names.clone(), done.clone(), laps.clone());
+            let (names, done) = (names.clone(), done.clone());
             worker(group, i as u64, move |group, me| {
                 names[i].set(me);
                 let other = names[1 - i].get();
-                let mut laps = Laps::default();
                 for _ in 0..rounds {
-                    laps.count();
-                    // Whichever of the two is through first.
                     if done.load(Ordering::SeqCst) {
-                        break;
+                        return Ok(());
                     }
                     // The other one may not wait yet, or have left by now.
                     match group.switch(me, other, u64::MAX) {
@@ -155,9 +142,6 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<(Seen, Lap
                 }
                 done.store(true, Ordering::SeqCst);
                 let _ = group.wake(other);
-                if i == 0 {
-                    *kept.lock().expect("nobody panics with it") = laps;
-                }
                 Ok(())
             })
         })
@@ -165,14 +149,13 @@ fn ping_pong(group: &Arc<KernelGroup>, me: Id, rounds: u64) -> Result<(Seen, Lap
     let seen = serve(group, me, 2)?;
     join_all(threads)?;
     seen.check(group)?;
-    let laps = std::mem::take(&mut *laps.lock().expect("nobody panics with it"));
-    Ok((seen, laps))
+    Ok(seen)
 }
 
 pub(super) fn switch_ping_pong() -> Result<Verdict> {
     in_client(|| {
         with_server(4, |group, me| {
-            let (seen, _) = ping_pong(group, me, 5000)?;
+            let seen = ping_pong(group, me, 5000)?;
             // A server that is late on a busy machine has them meet: one has to yield then.
             ensure!(seen.runs < 2500, "the server was in the way: {seen:?}");
             Ok(())
@@ -616,111 +599,5 @@ fn teardown() -> Result<Verdict> {
         group_maps()
     );
     sched.no_ejection()?;
-    Ok(Verdict::Ok)
-}
-
-/// One FUTEX_WAIT or FUTEX_WAKE of a word of this process alone: the cheapest there is.
-pub(super) fn private_futex(word: &AtomicU32, op: i32, value: u32) {
-    // SAFETY: the word lives through the call; no time-out is given.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            std::ptr::from_ref(word),
-            op | libc::FUTEX_PRIVATE_FLAG,
-            value,
-            std::ptr::null::<libc::timespec>(),
-        )
-    };
-}
-
-/// Instructions are nanoseconds here: ratios to a futex ping-pong under EEVDF.
-pub(super) fn futex_round_trip(rounds: u64) -> Result<f64> {
-    let turn: Arc<AtomicU32> = Arc::default();
-    let other = turn.clone();
-    let pass = |turn: &AtomicU32, mine: u32| {
-        while turn.load(Ordering::SeqCst) != mine {
-            private_futex(turn, libc::FUTEX_WAIT, 1 - mine);
-        }
-        turn.store(1 - mine, Ordering::SeqCst);
-        private_futex(turn, libc::FUTEX_WAKE, 1);
-    };
-    let thread = std::thread::spawn(move || {
-        for _ in 0..rounds {
-            pass(&other, 1);
-        }
-    });
-    let mut laps = Laps::default();
-    for _ in 0..rounds {
-        laps.count();
-        pass(&turn, 0);
-    }
-    thread.join().map_err(|_| anyhow::anyhow!("panicked"))?;
-    laps.each()
-}
-
-const COST_ROUNDS: u64 = 5000;
-
-fn cost_of_group(board: Board) -> Result<()> {
-    with_server(8, |group, me| {
-        let (to, from) = mpsc::channel();
-        let yielder = worker(group, 1, move |group, me| {
-            let mut laps = Laps::default();
-            for _ in 0..COST_ROUNDS {
-                laps.count();
-                group.yield_now(me)?;
-            }
-            to.send(laps)?;
-            Ok(())
-        });
-        let seen = serve(group, me, 1)?;
-        join_all(vec![yielder])?;
-        seen.check(group)?;
-        let yields = from.recv()?.each()?;
-        let waiter = worker(group, 2, |group, me| {
-            for _ in 0..COST_ROUNDS {
-                let _ = group.wait(me, u64::MAX)?;
-            }
-            Ok(())
-        });
-        let new = group.next_event(me, u64::MAX)?;
-        let mut laps = Laps::default();
-        for _ in 0..COST_ROUNDS {
-            laps.count();
-            group.run(me, new.worker, u64::MAX)?;
-        }
-        let round = laps.each()?;
-        group.run(me, new.worker, u64::MAX)?;
-        join_all(vec![waiter])?;
-        let switch = ping_pong(group, me, COST_ROUNDS)?.1.each()? / 2.0;
-        println!("metric group_cost yield={yields:.0} round={round:.0} switch={switch:.0}");
-        for (at, cost) in [yields, round, switch].into_iter().enumerate() {
-            board.set(at, cost as u64);
-        }
-        Ok(())
-    })
-}
-
-/// What each hand-over may cost, in a futex round trip of the same boot: 3 % above the most that was
-/// measured last. What it should cost stands in known-issues.md.
-const CEILINGS: [(&str, f64); 3] = [
-    ("list and yield", 0.950),
-    ("server to worker to server", 0.847),
-    ("worker to worker", 0.428),
-];
-
-fn cost() -> Result<Verdict> {
-    harness::end_shared();
-    futex_round_trip(1000)?;
-    let futex = futex_round_trip(COST_ROUNDS)?;
-    metric("group_futex", &[("round_trip", futex)]);
-    let board = Board::new()?;
-    client::in_client(LIMIT, move || cost_of_group(board))?;
-    for (at, (what, most)) in CEILINGS.into_iter().enumerate() {
-        let ratio = board.get(at) as f64 / futex;
-        ensure!(
-            ratio <= most,
-            "{what}: {ratio:.3} of a futex round trip, at most {most}"
-        );
-    }
     Ok(Verdict::Ok)
 }

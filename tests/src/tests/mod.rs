@@ -30,6 +30,7 @@ mod faults;
 mod fuzz;
 mod gone;
 mod group;
+mod guard;
 mod hammer;
 mod hostile;
 mod hotplug;
@@ -46,6 +47,7 @@ mod member;
 mod moved;
 mod pairs;
 mod partial;
+mod paths;
 mod planted;
 mod policy;
 mod policy_two;
@@ -182,6 +184,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         idle_group::TESTS,
         gone::TESTS,
         group::TESTS,
+        guard::TESTS,
         long_wait::TESTS,
         class::TESTS,
         records::TESTS,

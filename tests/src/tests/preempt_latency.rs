@@ -9,12 +9,12 @@ use umcg::timer::kick_on;
 use umcg::{Event, Group, Id, Reason, Source, State, set_key};
 
 use super::app::Board;
-use super::group::futex_round_trip;
+use super::paths::hand_off;
 use super::preempt::quantum_group;
 use super::{Test, full};
 use crate::boss::{Actor, Boss, actor, signal_thread};
 use crate::client::{self, is_sound};
-use crate::harness::{self, Sched, Verdict, metric};
+use crate::harness::{Sched, Verdict, metric};
 use crate::load;
 
 const BOOT: &str = "preemption-count,icount,cpus=1";
@@ -184,18 +184,6 @@ fn measure(board: Board, number: usize) -> Result<()> {
         board.set(FIGURES * number + at, value);
     }
     Ok(())
-}
-
-/// Half a round trip of two threads by futex, without this scheduler.
-fn hand_off(board: Board) -> Result<f64> {
-    harness::end_shared();
-    client::spawn(move || {
-        futex_round_trip(1000)?;
-        board.set(Board::LEN - 1, futex_round_trip(5000)? as u64);
-        Ok(())
-    })?
-    .result(LIMIT)?;
-    Ok(board.get(Board::LEN - 1) as f64 / 2.0)
 }
 
 /// Those of SOURCES with these numbers, beside the boot's futex hand-off.

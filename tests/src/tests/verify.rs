@@ -93,7 +93,7 @@ fn count() -> Result<Counts> {
 }
 
 /// The series of this kernel, as in 7.3.
-fn series() -> Result<String> {
+pub(super) fn series() -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut parts = release.split('.');
     match (parts.next(), parts.next()) {

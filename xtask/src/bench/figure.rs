@@ -195,14 +195,17 @@ mod tests {
         );
         assert_eq!((row.value, row.pass), (Some(500_000.0), Some(true)));
         let lines = [
-            "group_futex round_trip=2000.0000",
-            "group_cost yield=1 round=2 switch=500",
+            "hot_path_run instructions=1500 futex_hand_off=1000.0000 ratio=1.5",
+            "hot_path_switch instructions=500 futex_hand_off=1000.0000 ratio=0.5",
         ];
         let row = judge_one("group.switch", &lines);
         assert_eq!(
             (row.reference, row.ratio, row.pass),
             (Some(1000.0), Some(0.5), Some(true))
         );
+        // There and back is two hand-offs.
+        let row = judge_one("group.round-trip", &lines);
+        assert_eq!((row.ratio, row.pass), (Some(0.75), Some(false)));
     }
 
     #[test]

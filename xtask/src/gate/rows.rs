@@ -279,7 +279,7 @@ pub const ROWS: &[Row] = &[
             "vm_group_teardown_leaves_no_map",
             "vm_group_bells_come_back",
             "vm_group_daemon_restarts_unprivileged",
-            "vm_group_hand_off_cost",
+            "vm_hot_paths_get_no_dearer",
         ],
         ejections: Some(0),
     },
