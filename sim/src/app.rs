@@ -26,6 +26,30 @@ pub enum Step {
     Send(u32, u32),
 }
 
+/// A request, as it comes from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// When, in ns from the beginning.
+    pub due_ns: u64,
+    /// What it is to compute.
+    pub work_ns: u64,
+}
+
+/// The requests of a run of `kind` with this seed, up to `span_ns`: a machine that serves these
+/// very ones can stand beside the model without an error of sampling.
+pub fn schedule(kind: Kind, seed: u64, span_ns: u64) -> Vec<Request> {
+    let mut app = App::new(kind, seed);
+    let (mut all, mut due_ns) = (Vec::new(), app.next_arrival(0));
+    while due_ns <= span_ns {
+        // In this order, as in a run.
+        let next = app.next_arrival(due_ns);
+        let work_ns = app.work();
+        all.push(Request { due_ns, work_ns });
+        due_ns = next;
+    }
+    all
+}
+
 /// The load's state.
 #[derive(Debug)]
 pub struct App {
@@ -223,5 +247,31 @@ impl App {
             return Step::Go;
         }
         Step::Block
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_is_that_of_a_run_with_its_seed() {
+        let load: crate::load::Load = "request:rate=10000,service=exp:50us"
+            .parse()
+            .expect("a load");
+        let kind = load.resolve(1, 1).expect("a rate");
+        let all = schedule(kind.clone(), 7, 1_000_000_000);
+        assert!((9_000..11_000).contains(&all.len()), "{}", all.len());
+        const BEGAN: u64 = 5_000_000_000;
+        let (mut app, mut workers) = (App::new(kind, 7), vec![Worker::default(); all.len()]);
+        let (_, mut at) = app.begin(all.len() as u32, BEGAN);
+        for request in all {
+            let now = at.expect("requests come for ever");
+            at = Some(app.next_arrival(now));
+            let w = app.arrive(&mut workers, now).expect("a worker for each");
+            let work_ns = workers[w as usize].left_ns;
+            let due_ns = now - BEGAN;
+            assert_eq!(request, Request { due_ns, work_ns });
+        }
     }
 }

@@ -67,10 +67,10 @@ macro_rules! costs {
             }
         }
 
-        /// What a file may say; all is optional.
+        /// What a file or a measured row may say; all is optional.
         #[derive(Clone, Copy, Debug, Default, Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct GivenCosts {
+        pub struct GivenCosts {
             $($key: Option<f64>,)*
         }
 
@@ -95,10 +95,21 @@ macro_rules! costs {
                 table
             }
 
-            fn take(&mut self, given: &GivenCosts) {
+            /// Takes over what is given.
+            ///
+            /// # Errors
+            ///
+            /// A value that is negative or too large.
+            pub fn take(&mut self, given: &GivenCosts) -> Result<()> {
                 $(if let Some(value) = given.$key {
+                    let name = stringify!($key);
+                    ensure!(
+                        (0.0..=MOST).contains(&value),
+                        "costs.{name} {value}: not within 0..={MOST}"
+                    );
                     self.$key = value;
                 })*
+                Ok(())
             }
 
             /// Nothing costs anything: queueing theory's machine.
@@ -228,15 +239,7 @@ const MOST: f64 = 1e9;
 pub fn read(text: &str) -> Result<(Costs, Domains)> {
     let file: File = toml::from_str(text).context("not a file of costs")?;
     let mut costs = Costs::default();
-    costs.take(&file.costs);
-    for cost in costs.table() {
-        ensure!(
-            (0.0..=MOST).contains(&cost.value),
-            "costs.{} {}: not within 0..={MOST}",
-            cost.key,
-            cost.value
-        );
-    }
+    costs.take(&file.costs)?;
     Ok((costs, file.machine))
 }
 

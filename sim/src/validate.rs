@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::costs::GivenCosts;
 use crate::machine::{Machine, Settings};
 use crate::stats::Report;
 
@@ -27,6 +28,13 @@ pub struct Measured {
     pub stage: Option<u32>,
     /// Simulated time, likewise.
     pub seconds: Option<f64>,
+    /// Simulated time before that, likewise.
+    pub warm_up: Option<f64>,
+    /// Of the random numbers, likewise: the machine may have served the very same requests.
+    pub seed: Option<u64>,
+    /// Costs that were measured with it; the others are those of the command line.
+    #[serde(default)]
+    pub costs: GivenCosts,
     /// Operations per second.
     pub throughput: Option<f64>,
     /// p99 of the time from asking for an operation to its end.
@@ -99,6 +107,8 @@ impl Measured {
             Some(text) => Some(text.parse().map_err(anyhow::Error::new)?),
             None => base.decide,
         };
+        let mut costs = base.costs;
+        costs.take(&self.costs)?;
         Ok(Settings {
             cpus: self.cpus,
             workers: self.workers,
@@ -107,6 +117,9 @@ impl Measured {
             decide,
             stage: self.stage.unwrap_or(base.stage),
             seconds: self.seconds.unwrap_or(base.seconds),
+            warm_up: self.warm_up.unwrap_or(base.warm_up),
+            seed: self.seed.unwrap_or(base.seed),
+            costs,
             ..base.clone()
         })
     }
@@ -208,6 +221,22 @@ mod tests {
         assert!(row().within(Some(10.0), Some(1.0)));
         assert!(!row().within(Some(9.9), None));
         assert!(row().within(None, None));
+    }
+
+    #[test]
+    fn validate_row_has_costs_of_its_own() {
+        let row = |costs: &str| -> Measured {
+            let text = format!(
+                "{{\"load\": \"cpu\", \"cpus\": 2, \"workers\": 3, \"seed\": 9, \"costs\": {costs}}}"
+            );
+            serde_json::from_str(&text).expect(&text)
+        };
+        let base = Settings::new(1, 1, "cpu".parse().expect("a load"));
+        let settings = row("{\"switch\": 77.5}").settings(&base).expect("a row");
+        assert_eq!((settings.costs.switch, settings.seed), (77.5, 9));
+        assert_eq!(settings.costs.wake, base.costs.wake);
+        assert!(row("{\"wake\": -1}").settings(&base).is_err());
+        assert!(serde_json::from_str::<GivenCosts>("{\"swich\": 1}").is_err());
     }
 
     #[test]
