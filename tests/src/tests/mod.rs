@@ -44,6 +44,7 @@ mod limits;
 mod long_wait;
 mod loose;
 mod member;
+mod model;
 mod moved;
 mod pairs;
 mod partial;
@@ -188,6 +189,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         long_wait::TESTS,
         class::TESTS,
         records::TESTS,
+        model::TESTS,
         moved::TESTS,
         refused::TESTS,
         timens::TESTS,

@@ -111,7 +111,7 @@ fn rows_have_names_of_their_own_and_a_bar_or_none() {
             "{name}"
         );
     }
-    for wanted in ['A', 'B', 'C', 'D'] {
+    for wanted in ['A', 'B', 'C', 'D', 'E'] {
         assert!(
             all.iter().any(|it| issue(it.name) == Some(wanted)),
             "{wanted}"
