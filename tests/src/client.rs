@@ -175,6 +175,10 @@ pub struct Seen {
     pub yielded: u64,
     pub preempted: u64,
     pub exited: u64,
+    /// By a signal, a tracer or the freezer.
+    pub stopped: u64,
+    /// It goes on without a slot.
+    pub rescued: u64,
     /// Told by `next_event`, without a slot.
     pub left: u64,
     pub again: u64,
@@ -187,8 +191,10 @@ pub struct Seen {
 impl Seen {
     /// Each run ended in one way.
     pub fn check(&self, group: &KernelGroup) -> Result<()> {
-        let ends =
-            self.blocked + self.faults + self.waits + self.yielded + self.preempted + self.exited;
+        let ends = [self.blocked, self.faults, self.waits, self.yielded]
+            .iter()
+            .chain(&[self.preempted, self.exited, self.stopped, self.rescued])
+            .sum::<u64>();
         ensure!(self.runs == ends, "runs and their ends differ: {self:?}");
         let shared = group.shared();
         ensure!(
@@ -214,6 +220,8 @@ impl Seen {
             Reason::Yielded => self.yielded += 1,
             Reason::Preempted => self.preempted += 1,
             Reason::Exited => self.exited += 1,
+            Reason::Stopped => self.stopped += 1,
+            Reason::Rescued => self.rescued += 1,
             _ => {}
         }
     }
@@ -326,6 +334,12 @@ pub fn serve_seen(
                 ) =>
             {
                 seen.again += 1;
+            }
+            // Its affinity leaves out this CPU, where the server may not be for long.
+            Err(error) if error.kind() == umcg::ErrorKind::NotHere => {
+                seen.again += 1;
+                ready.push_back(next);
+                std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => bail!("run: {error}; {seen:?}"),
         }
