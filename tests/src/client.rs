@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use umcg::backend::Backend;
 use umcg::kernel::{self, KernelGroup, proto, sys};
 use umcg::word::State;
-use umcg::{Event, GroupConfig, Id, Kind, Reason};
+use umcg::{ErrorKind, Event, GroupConfig, Id, Kind, Reason};
 
 use crate::harness::{self, Sched, Verdict, adopt};
 
@@ -51,8 +51,10 @@ pub fn spawn(body: impl FnOnce() -> Result<()>) -> Result<Client> {
 /// Starts one of user `uid`.
 pub fn spawn_as(uid: u32, body: impl FnOnce() -> Result<()>) -> Result<Client> {
     let mut fds = [0; 2];
+    // Not for programs that are started later: their files may be counted.
     // SAFETY: two ints for two fds.
-    ensure!(unsafe { libc::pipe(fds.as_mut_ptr()) } == 0, "pipe");
+    let made = unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) };
+    ensure!(made == 0, "pipe");
     // SAFETY: this program has one thread; the child goes on in Rust and exits.
     let pid = unsafe { libc::fork() };
     ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
@@ -83,8 +85,8 @@ pub fn spawn_as(uid: u32, body: impl FnOnce() -> Result<()>) -> Result<Client> {
 }
 
 impl Client {
-    /// Its result, within `limit`.
-    pub fn result(mut self, limit: Duration) -> Result<()> {
+    /// Whether it ends within `limit`, with a result or without one.
+    fn ends_within(&self, limit: Duration) -> bool {
         use std::os::fd::AsRawFd;
         let mut poll = libc::pollfd {
             fd: self.pipe.as_raw_fd(),
@@ -92,8 +94,29 @@ impl Client {
             revents: 0,
         };
         // SAFETY: one pollfd that lives through the call.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) };
-        ensure!(ready == 1, "the client has not ended after {limit:?}");
+        unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) == 1 }
+    }
+
+    /// Whether it has ended, with a result or without one.
+    pub fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// The result of one that has ended; it is reaped by that.
+    pub fn end(self) -> Result<()> {
+        let pid = self.pid;
+        let result = self.result(Duration::ZERO);
+        // SAFETY: a child of ours; no status is asked for.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        result
+    }
+
+    /// Its result, within `limit`.
+    pub fn result(mut self, limit: Duration) -> Result<()> {
+        ensure!(
+            self.ends_within(limit),
+            "the client has not ended after {limit:?}"
+        );
         let mut text = String::new();
         self.pipe.read_to_string(&mut text)?;
         ensure!(text == "ok", "client: {text}");
@@ -304,7 +327,7 @@ pub fn serve_seen(
                 }
                 continue;
             }
-            Err(error) if error.kind() == umcg::ErrorKind::TimedOut => {}
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
             Err(error) => bail!("next_event: {error}; {seen:?}"),
         }
         let Some(next) = ready.pop_front() else {
@@ -325,21 +348,12 @@ pub fn serve_seen(
                 all.blocks.fetch_add(blocks.into(), Ordering::Relaxed);
                 all.saw((event.reason == Reason::Exited).into());
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    umcg::ErrorKind::Again
-                        | umcg::ErrorKind::WrongState
-                        | umcg::ErrorKind::NotFound
-                ) =>
-            {
+            Err(error) if is_fair(error.kind()) => {
                 seen.again += 1;
-            }
-            // Its affinity leaves out this CPU, where the server may not be for long.
-            Err(error) if error.kind() == umcg::ErrorKind::NotHere => {
-                seen.again += 1;
-                ready.push_back(next);
-                std::thread::sleep(Duration::from_millis(1));
+                if error.kind() == ErrorKind::NotHere {
+                    ready.push_back(next);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
             Err(error) => bail!("run: {error}; {seen:?}"),
         }
@@ -347,6 +361,13 @@ pub fn serve_seen(
     let gone = all.gone.load(Ordering::SeqCst);
     ensure!(gone == exits, "told twice: {gone} of {exits}, {seen:?}");
     Ok(seen)
+}
+
+/// Why a run may fail: the worker has moved on, or its affinity leaves out this CPU, where the
+/// server may not be for long.
+fn is_fair(kind: ErrorKind) -> bool {
+    use ErrorKind::{Again, NotFound, NotHere, WrongState};
+    matches!(kind, Again | WrongState | NotFound | NotHere)
 }
 
 /// Runs `worker` until it leaves the slot for more than a page: each thread touches some

@@ -240,7 +240,7 @@ impl Sched {
             seq: String::new(),
             noted: AtomicU32::new(0),
         };
-        let up = wait_until(Duration::from_secs(60), || {
+        let up = wait_until(Duration::from_secs(180), || {
             sched.text().contains("attached:") || !matches!(sched.child.try_wait(), Ok(None))
         });
         if !(up && sched.text().contains("attached:") && sysfs("state") == "enabled") {

@@ -4,7 +4,7 @@
 //! shares a boot. With names it runs them in order and prints, for each, `start`,
 //! `ejected` if the kernel ejected a scheduler meanwhile, and then one of `ok`,
 //! `FAILED` and `skip`. `cargo xtask test` drives it.
-//! `--load NAME` is what tests start as load.
+//! `--load NAME` is what tests start as load. `soak` is [the chaos soak](soak).
 
 mod beside;
 mod boss;
@@ -23,6 +23,7 @@ mod race;
 mod relay;
 mod seccomp;
 mod skel;
+mod soak;
 mod stall;
 mod tests;
 mod unkind;
@@ -43,6 +44,11 @@ fn main() -> ExitCode {
             tests::A_DAY_AHEAD => tests::in_time_namespace(),
             _ => unkind::main(name),
         };
+    }
+    match args.first().map(String::as_str) {
+        Some("soak") => return soak::main(&args[1..]),
+        Some(soak::watch::COMMAND) => return soak::watch::main(),
+        _ => {}
     }
     if args.iter().any(|a| a == "--list") {
         let full = args.iter().any(|a| a == "--full");

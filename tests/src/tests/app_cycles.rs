@@ -183,7 +183,7 @@ fn sleeps(enough: impl Fn() -> bool) -> Result<()> {
 }
 
 /// Each byte comes back from a thread outside of the group.
-fn pipes(enough: impl Fn() -> bool) -> Result<()> {
+pub fn pipes(enough: impl Fn() -> bool) -> Result<()> {
     use std::io::{Read, Write};
     let (mut request, mut tx) = std::io::pipe()?;
     let (mut rx, mut reply) = std::io::pipe()?;
@@ -207,7 +207,7 @@ fn pipes(enough: impl Fn() -> bool) -> Result<()> {
 }
 
 /// The word goes from this thread to one outside of the group and back.
-fn futexes(enough: impl Fn() -> bool) -> Result<()> {
+pub fn futexes(enough: impl Fn() -> bool) -> Result<()> {
     const OVER: u32 = 2;
     let turn: Arc<AtomicU32> = Arc::default();
     let theirs = turn.clone();
@@ -240,7 +240,7 @@ fn end(thread: JoinHandle<std::io::Result<()>>) -> Result<()> {
 }
 
 /// Reads a byte of each page in worker `i`'s part, until there are enough.
-fn touch(base: usize, pages: usize, i: usize, enough: impl Fn() -> bool) -> Result<()> {
+pub fn touch(base: usize, pages: usize, i: usize, enough: impl Fn() -> bool) -> Result<()> {
     for page in pages * i / WORKERS..pages * (i + 1) / WORKERS {
         if enough() {
             break;

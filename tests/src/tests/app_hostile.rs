@@ -96,7 +96,7 @@ fn victim(board: Board) -> Result<()> {
 }
 
 /// Goes on until it is killed.
-fn hostile() -> Result<()> {
+pub fn hostile() -> Result<()> {
     let group = client::group(64)?;
     let me = group.register(Kind::Server, 0, &mut |_| {})?;
     dead_server(&group);

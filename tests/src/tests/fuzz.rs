@@ -120,14 +120,15 @@ fn connect() -> Result<OwnedFd> {
         .context("connect")
 }
 
-fn fuzz_body() -> Result<()> {
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+/// Nonsense for so long: answers, and those that granted something.
+pub fn garbage(seed: u64, time: Duration) -> Result<(u64, u64)> {
+    let mut noise = Noise(seed);
     let mut known = Known::default();
     let mut socks = (0..CONNECTIONS)
         .map(|_| connect())
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
-    while began.elapsed() < TIME {
+    while began.elapsed() < time {
         let which = noise.below(CONNECTIONS as u64) as usize;
         let bytes = bytes(&mut noise, &known);
         if !send(&socks[which], &bytes, &mut known)? || noise.below(64) == 0 {
@@ -137,7 +138,11 @@ fn fuzz_body() -> Result<()> {
             std::thread::yield_now(); // what was put down is done
         }
     }
-    let (replies, granted) = (known.replies, known.granted);
+    Ok((known.replies, known.granted))
+}
+
+fn fuzz_body() -> Result<()> {
+    let (replies, granted) = garbage(0x9e37_79b9_7f4a_7c15, TIME)?;
     println!("metric group_socket_fuzz replies={replies} granted={granted}");
     ensure!(
         replies > 200 && granted > 20,

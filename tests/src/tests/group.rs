@@ -299,7 +299,7 @@ pub(super) fn kick() -> Result<Verdict> {
 const FAULTS: usize = 200;
 
 /// Pages that a thread outside of the group fills, by userfaultfd in user mode.
-pub(super) fn faulting_pages(pages: usize) -> Result<usize> {
+pub fn faulting_pages(pages: usize) -> Result<usize> {
     const API: u64 = 0xc018_aa3f;
     const REGISTER: u64 = 0xc020_aa00;
     const ZEROPAGE: u64 = 0xc020_aa04;

@@ -213,7 +213,8 @@ pub(super) fn two_processes() -> Result<Verdict> {
     in_client(two_processes_body)
 }
 
-fn work(number: u64, pause: Duration) -> u64 {
+/// What a task does, blocking in both ways; its sum does not depend on `pause`.
+pub fn work(number: u64, pause: Duration) -> u64 {
     let mut sum = 0u64;
     for round in 0..4 {
         match round % 2 {
@@ -250,7 +251,8 @@ fn batch(tasks: u64, queue: Queue) -> Result<(u64, Mode)> {
     Ok((sum, mode))
 }
 
-fn expected(tasks: u64) -> u64 {
+/// The sum of so many.
+pub fn expected(tasks: u64) -> u64 {
     (0..tasks)
         .map(|n| work(n, Duration::ZERO))
         .fold(0, u64::wrapping_add)

@@ -2,9 +2,9 @@
 
 mod app;
 mod app_cost;
-mod app_cycles;
+pub mod app_cycles;
 mod app_end;
-mod app_hostile;
+pub mod app_hostile;
 mod app_many;
 mod app_pair;
 mod app_race;
@@ -27,9 +27,9 @@ mod ends;
 mod examples;
 mod fair;
 mod faults;
-mod fuzz;
+pub mod fuzz;
 mod gone;
-mod group;
+pub mod group;
 mod guard;
 mod hammer;
 mod hostile;
@@ -38,7 +38,7 @@ mod idle;
 mod idle_group;
 mod kernel;
 mod late;
-mod library;
+pub mod library;
 mod life;
 mod limits;
 mod long_wait;
@@ -67,6 +67,7 @@ mod see;
 mod servers;
 mod share;
 mod signals;
+mod soak;
 mod stamps;
 mod stats;
 mod storm;
@@ -198,6 +199,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         runtime::TESTS,
         restart::TESTS,
         signals::TESTS,
+        soak::TESTS,
         member::TESTS,
         traced::TESTS,
         ends::TESTS,
