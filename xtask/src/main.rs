@@ -21,6 +21,7 @@ mod plot;
 mod proc;
 mod run;
 mod setup;
+mod soak;
 mod store;
 mod test;
 mod tidy;
@@ -56,6 +57,8 @@ enum Task {
     Gate(gate::Args),
     /// The hot paths beside their ceilings, by instructions; --update makes new ceilings
     Guard(guard::Args),
+    /// Seeded faults under real loads, with conservation checks all along, in VMs; one table
+    Soak(soak::Args),
     /// Every claim that has a bar, and loads beside EEVDF, in VMs; one table, rows as JSON
     Bench(bench::Args),
     /// The part of `bench` that runs in the guest
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Gate(args) => gate::run(&args),
         Task::Guard(args) => guard::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::GuestBench(args) => bench::guest::run(&args),
         Task::Figures(args) => figures::run(&args),
