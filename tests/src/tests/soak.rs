@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Test, short};
+use super::{Test, full};
 use crate::harness::{Verdict, end_shared};
 use crate::soak::{Args, run};
 
-pub const TESTS: &[Test] = &[short(
-    "vm_soak_half_a_minute",
+pub const TESTS: &[Test] = &[full(
+    "vm_full_soak_half_a_minute",
     "soak,newest",
     110,
     half_a_minute,
