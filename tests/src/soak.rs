@@ -184,7 +184,7 @@ fn leaks(field: &mut Field, before: &Held) -> Result<()> {
     if let Err(error) = now.back_at(before) {
         field.report.violation(What::Leak, &format!("{error:#}"));
     }
-    now.tell();
+    now.tell(before);
     Ok(())
 }
 
