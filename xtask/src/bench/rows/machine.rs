@@ -125,19 +125,19 @@ pub const ROWS: &[Claim] = &[
     eevdf("count.mixed.late.p99", MIXED_COUNT, "mixed_count_p99_us")
         .unit("us")
         .at_most(1.05),
-    eevdf("mixed.messaging", MIXED, "mixed_messaging")
+    eevdf("clock.mixed.messaging", MIXED, "mixed_messaging")
         .unit("s")
         .at_most(1.05),
-    eevdf("mixed.late.mean", MIXED, "mixed_mean_us")
+    eevdf("clock.mixed.late.mean", MIXED, "mixed_mean_us")
         .unit("us")
         .at_most(1.05),
-    eevdf("mixed.late.p99", MIXED, "mixed_p99_us")
+    eevdf("clock.mixed.late.p99", MIXED, "mixed_p99_us")
         .unit("us")
         .at_most(1.05),
-    eevdf("mixed.late.worst-mean", MIXED, "mixed_worst_mean_us")
+    eevdf("clock.mixed.late.worst-mean", MIXED, "mixed_worst_mean_us")
         .unit("us")
         .at_most(1.05),
-    eevdf("mixed.late.max", MIXED, "mixed_max_us").unit("us"),
+    eevdf("clock.mixed.late.max", MIXED, "mixed_max_us").unit("us"),
     row(
         "share.free",
         "vm_free_hogs_share_evenly",
@@ -146,21 +146,21 @@ pub const ROWS: &[Claim] = &[
     )
     .at_most(1.05),
     row(
-        "share.free.nine",
+        "nine.free",
         "vm_full_free_hogs_beside_eevdf",
         "free_hogs_spread",
         "ours",
     )
     .at_most(1.05),
-    nine("share.nice.nine", "shares_nice_0_5"),
-    nine("share.nice-below-0.nine", "shares_nice_m5_0"),
-    nine("share.cgroup.nine", "shares_weights"),
-    nine("share.short-sleeper.nine", "shares_sleeper_points"),
+    nine("nine.nice", "shares_nice_0_5"),
+    nine("nine.below-nice-0", "shares_nice_m5_0"),
+    nine("nine.cgroup", "shares_weights"),
+    nine("nine.short-sleeper", "shares_sleeper_points"),
     // Points of a CPU; older kernels tell of no limits.
-    nine("limit.one.nine", "shares_max_1_points")
+    nine("nine.limit-1", "shares_max_1_points")
         .at_most(1.02)
         .since("6.17"),
-    nine("limit.eight.nine", "shares_max_8_points")
+    nine("nine.limit-8", "shares_max_8_points")
         .at_most(1.02)
         .since("6.17"),
     // 14 ms for each that waits, docs/design.md.
