@@ -76,10 +76,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let opened = OpenOptions::new().append(true).create(true).open(file);
         opened.with_context(|| format!("--json {}: cannot write it", file.display()))?;
     }
-    let kernels = match &args.kernel {
-        Some(one) => vec![one.as_str()],
-        None => kernels::TESTED.to_vec(),
-    };
+    let kernels = kernels::asked(args.kernel.as_deref(), &kernels::TESTED);
     let commit = commit::current(args.resume)?;
     setup::packages()?;
     let boots = build()?;

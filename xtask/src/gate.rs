@@ -106,10 +106,7 @@ impl Stored for Done {
 /// Runs what was asked for; all rows, whatever fails on the way.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let wanted = rows::wanted(args.row.as_deref())?;
-    let kernels = match &args.kernel {
-        Some(one) => vec![one.as_str()],
-        None => kernels::KNOWN.to_vec(),
-    };
+    let kernels = kernels::asked(args.kernel.as_deref(), &kernels::KNOWN);
     let commit = commit::current(args.resume)?;
     setup::packages()?;
     let binary = programs::build()?;

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use umcg_bench::guard::{Ceilings, Change, Ratios, checked_reason};
+use umcg_bench::stats::median;
 
 use crate::test::guest::Bench;
 use crate::test::plan::{self, Boot};
@@ -62,10 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let [boot] = &boots[..] else {
         bail!("umcg-vmtest has no test {TEST}");
     };
-    let kernels = match &args.kernel {
-        Some(one) => vec![one.as_str()],
-        None => kernels::TESTED.to_vec(),
-    };
+    let kernels = kernels::asked(args.kernel.as_deref(), &kernels::TESTED);
     let mut wrong = false;
     for kernel in kernels {
         let ratios = measured(&Bench::new(kernel, &binary)?, boot, kernel)?;
@@ -118,20 +116,11 @@ fn ratios(end: &TestEnd) -> Ratios {
 fn medians(boots: &[Ratios]) -> Option<Ratios> {
     let first = boots.first()?;
     let same = boots.iter().all(|it| it.keys().eq(first.keys()));
-    same.then(|| {
-        let middle = |path: &String| {
-            let mut of: Vec<_> = boots
-                .iter()
-                .filter_map(|it| it.get(path).copied())
-                .collect();
-            of.sort_by(f64::total_cmp);
-            of[of.len() / 2]
-        };
-        first
-            .keys()
-            .map(|path| (path.clone(), middle(path)))
-            .collect()
-    })
+    let middle = |path: &String| {
+        let of: Vec<_> = boots.iter().map(|it| it[path]).collect();
+        Some((path.clone(), median(&of)?))
+    };
+    same.then(|| first.keys().filter_map(middle).collect())
 }
 
 #[cfg(test)]

@@ -36,6 +36,11 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
+/// What `--kernel` names, else all of `all`.
+pub fn asked<'a>(one: Option<&'a str>, all: &[&'a str]) -> Vec<&'a str> {
+    one.map_or_else(|| all.to_vec(), |one| vec![one])
+}
+
 /// Checks `--kernel`.
 pub fn parse_series(arg: &str) -> Result<String, String> {
     if KNOWN.contains(&arg) {

@@ -54,10 +54,7 @@ fn parse_minutes(arg: &str) -> Result<u32, String> {
 
 /// Runs what was asked for; all pieces, whatever is found on the way.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let kernels = match &args.kernel {
-        Some(one) => vec![one.as_str()],
-        None => kernels::KNOWN.to_vec(),
-    };
+    let kernels = kernels::asked(args.kernel.as_deref(), &kernels::KNOWN);
     let commit = commit::current(args.resume)?;
     setup::packages()?;
     let binary = programs::build()?;

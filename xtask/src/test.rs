@@ -69,10 +69,7 @@ fn suites(args: &Args, report: &mut Report) {
     if args.native {
         return;
     }
-    let kernels = match &args.kernel {
-        Some(one) => vec![one.as_str()],
-        None => kernels::TESTED.to_vec(),
-    };
+    let kernels = kernels::asked(args.kernel.as_deref(), &kernels::TESTED);
     if let Err(err) = in_vms(args, &kernels, report) {
         report.fail("vm", &format!("{err:#}"));
     }

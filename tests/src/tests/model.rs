@@ -19,9 +19,9 @@ use umcg_sim::machine::Settings;
 use umcg_sim::validate::{self, Measured};
 
 use super::app::{Board, no_slack};
-use super::paths::{clock_cost, futex_round_trip_on};
+use super::paths::{beside_yielder, clock_cost, futex_round_trip_on};
 use super::{Test, full};
-use crate::client::{self, is_sound, join_all};
+use crate::client::{self, is_sound};
 use crate::harness::{Sched, Verdict, median, metric};
 use crate::load::pin;
 use crate::noise::Noise;
@@ -200,22 +200,15 @@ impl Costs {
 /// A switch: two threads that yield to each other on this CPU.
 fn yields() -> Result<f64> {
     const ROUNDS: usize = 3000;
-    let stop = Arc::new(AtomicBool::new(false));
-    let quit = stop.clone();
-    let other = std::thread::spawn(move || {
-        while !quit.load(SeqCst) {
+    let mut rounds = beside_yielder(|| {
+        let mut rounds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            let began = now_ns();
             std::thread::yield_now();
+            rounds.push((now_ns() - began) as f64);
         }
-        Ok(())
-    });
-    let mut rounds = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
-        let began = now_ns();
-        std::thread::yield_now();
-        rounds.push((now_ns() - began) as f64);
-    }
-    stop.store(true, SeqCst);
-    join_all(vec![other])?;
+        rounds
+    })?;
     Ok((median(&mut rounds[ROUNDS / 10..]) - clock_cost()) / 2.0)
 }
 

@@ -455,8 +455,8 @@ fn quantum() -> Result<f64> {
     })
 }
 
-/// Two plain threads that yield to each other: one switch.
-fn sched_yield() -> Result<f64> {
+/// `body` beside a plain thread that yields to this one whenever it runs.
+pub fn beside_yielder<T>(body: impl FnOnce() -> T) -> Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let quit = stop.clone();
     let other = std::thread::spawn(move || {
@@ -465,12 +465,21 @@ fn sched_yield() -> Result<f64> {
         }
         Ok(())
     });
-    let mut laps = Laps::default();
-    for _ in 0..ROUNDS {
-        laps.count();
-        std::thread::yield_now();
-    }
+    let done = body();
     stop.store(true, SeqCst);
     join_all(vec![other])?;
+    Ok(done)
+}
+
+/// Two plain threads that yield to each other: one switch.
+fn sched_yield() -> Result<f64> {
+    let laps = beside_yielder(|| {
+        let mut laps = Laps::default();
+        for _ in 0..ROUNDS {
+            laps.count();
+            std::thread::yield_now();
+        }
+        laps
+    })?;
     Ok(laps.each()? / 2.0)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use umcg_bench::stats::median;
+
 use crate::run::load::Figures;
 use crate::run::sched::Counts;
 
@@ -159,17 +161,6 @@ pub fn decisions(counts: &Counts) -> String {
         text.push('\n');
     }
     text
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-    }
 }
 
 /// Both schedulers beside each other, a row per load.
