@@ -50,7 +50,7 @@ static __always_inline void queue_member(struct task_struct *p, struct umcg_task
 		cgroup_enter(t, p);
 	pending_raise(t);
 	scx_bpf_dsq_insert_vtime(p, PARK(cpu), worker_slice(w), key, 0);
-	cpu_rec(cpu)->want = WANT_HOG;
+	want_raise(cpu_rec(cpu), WANT_HOG);
 	if (cpu != bpf_get_smp_processor_id())
 		kick(cpu, SCX_KICK_IDLE);
 	else if (!cpu_rec(cpu)->idle_since_ns)

@@ -223,7 +223,7 @@ static __always_inline void kick_for(struct umcg_member *m, s32 cpu)
 	if (READ_ONCE(c->idle_since_ns))
 		kick(cpu, SCX_KICK_IDLE);
 	else
-		c->want = WANT_HOG;
+		want_raise(c, WANT_HOG);
 	/* pairs with idle_changed(): going idle just now, it sees what is due */
 }
 
