@@ -194,6 +194,7 @@ static __always_inline s32 register_with(struct umcg_group_call *call,
 	t->left = 0;
 	t->ghost = 0;
 	t->leaving = 0;
+	t->unnamed = tok->kind == UMCG_M_WORKER;
 	t->base_ns = p->se.sum_exec_runtime;
 	t->share = head->share == 100 ? 0 : head->share;
 	t->quantum_us = tok->kind == UMCG_M_WORKER ? head->quantum_us : 0;

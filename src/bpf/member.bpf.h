@@ -14,7 +14,9 @@
  *          the next one's running. Dispatch may be skipped: then enqueue gives
  *          the slot back, and refuses a hand-over with EINTR. hold: see slot.bpf.h. Wake against wait: by the
  *          word alone, the second look at it comes after `held` was set.
- * Never:   holds who dies, stops or freezes.
+ * Never:   holds who dies, stops or freezes; or a worker that has only just registered,
+ *          by its first yield: before that nobody knows the name that it was given, so
+ *          a server that was told of it could not run it.
  *
  * The slot's virtual time travels: who stops stores it in the server's record,
  * who runs next in the slot takes it from there. A *ghost* is a held member that
@@ -55,6 +57,7 @@ static __always_inline bool member_yield(struct umcg_task *t)
 	op = READ_ONCE(desk->op);
 	if (op > UMCG_OP_DONE)
 		return true;
+	t->unnamed = 0;
 	if (t->kind == UMCG_K_GSERVER ?
 	    op != UMCG_OP_RUN && op != UMCG_OP_NEXT :
 	    op != UMCG_OP_WAIT && op != UMCG_OP_YIELD && op != UMCG_OP_SWITCH)
@@ -107,6 +110,17 @@ static __always_inline void hold(struct umcg_task *t, struct umcg_member *m, u64
 	umcg_xchg(&m->held, 1);
 }
 
+/*
+ * Dispatch was skipped, as somebody was on the local queue: @t has to ask again. It waits its
+ * turn for that: put there itself, with what is left of its slice, it would be who has the next
+ * one's dispatch skipped, and two that ask would be refused in turn for ever.
+ */
+static __always_inline void ask_again(struct umcg_task *t, struct umcg_member *m)
+{
+	refuse(m, -EINTR);
+	t->left_ns = 0;
+}
+
 /* False: @p goes the way of a worker of the system group. */
 static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member *m,
 					void *truth, s32 cpu, u64 now)
@@ -118,7 +132,7 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 	if (!head || !desk || !m->op)
 		return false;
 	if (m->op == UMCG_OP_RUN) {
-		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
+		ask_again(t, m);
 		return false;
 	}
 	slot_store(m, t);
@@ -222,7 +236,7 @@ static __always_inline bool worker_hold(struct task_struct *p, struct umcg_task 
 	if (!op && READ_ONCE(m->slot) && (!kick_stands(m) || put_off(p, t, m, cpu, now)))
 		return false;
 	if (op == UMCG_OP_SWITCH && READ_ONCE(m->slot)) {
-		refuse(m, -EINTR);	/* dispatch was skipped: ask again */
+		ask_again(t, m);
 		return false;
 	}
 	if (is_untold(t, m)) {
@@ -292,6 +306,8 @@ __weak int member_hold(struct task_struct *p __arg_trusted,
 	}
 	if (t->kind == UMCG_K_GSERVER)
 		return server_hold(t, m, truth, cpu, now);
+	if (t->unnamed)
+		return false;
 	if (is_falling_asleep(p, m, enq_flags)) {
 		t->ghost = 1;
 		return false;
@@ -505,7 +521,7 @@ __weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 	if (member_edge(m, FROM(UMCG_IDLE), UMCG_RUNNABLE | UMCG_F_TIMEDOUT, UMCG_F_PENDING,
 			now, &seen))
 		m->why = end_reason(seen);
-	else if (member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen))
+	else if (member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen) && !t->unnamed)
 		m->why = UMCG_R_UNBLOCKED;
 	return 0;
 }

@@ -55,6 +55,7 @@ struct umcg_task {
 	u8 ghost;		/* member: runs to sleep or stop, that is no edge */
 	u8 at_border;		/* member: it was held where it may wait for tokens */
 	u8 in_call;		/* worker: it was forced off its slot inside a system call */
+	u8 unnamed;		/* worker: registered, and has not given its CPU up since */
 
 	/* Members of application groups. */
 	u32 group;

@@ -46,6 +46,7 @@ static __always_inline void tell(u32 g, u32 idx, u32 home)
 	struct umcg_member *s;
 	void *truth, *desks;
 	u32 si, owner;
+	bool linked;
 
 	truth = bpf_map_lookup_elem(&umcg_truths, &g);
 	desks = bpf_map_lookup_elem(&umcg_desks, &g);
@@ -73,12 +74,12 @@ static __always_inline void tell(u32 g, u32 idx, u32 home)
 	list = desk_at(desks, si);
 	if (!s || !list)
 		return;
-	if (!desk_push(head, truth, s, si, list, w, idx)) {
-		have_adopted(g);
-		return;
-	}
+	linked = desk_push(head, truth, s, si, list, w, idx);
+	if (!linked)
+		umcg_xchg(&list->resync, 1);
 	server_poke(truth, desks, si);
-	key_on_wake(truth, desks, si, w);
+	if (linked)
+		key_on_wake(truth, desks, si, w);
 	if (!is_live(head, si))
 		have_adopted(g);
 	/* pairs with server_hold() and server_gone() */

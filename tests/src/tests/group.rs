@@ -12,9 +12,11 @@ use umcg::{ErrorKind, Id, Kind, Reason, Woken};
 use super::app_hostile::program_runs;
 use super::{Test, short};
 use crate::client::{
-    self, Name, Seen, all_stopped, group_maps, join_all, run_past_faults, serve, worker,
+    self, Name, Progress, Seen, all_stopped, group_maps, join_all, run_past_faults, serve,
+    serve_by, worker,
 };
 use crate::harness::{self, Sched, Verdict, metric, wait_until};
+use crate::load;
 use crate::noise::Noise;
 
 pub const TESTS: &[Test] = &[
@@ -26,6 +28,7 @@ pub const TESTS: &[Test] = &[
     short("vm_group_fault_is_told_apart", "group", 10, fault),
     short("vm_group_wrong_calls_are_refused", "group", 10, wrong_calls),
     short("vm_group_two_are_isolated", "group", 10, isolated),
+    short("vm_group_two_servers_of_one_cpu", "group", 10, one_cpu),
     short("vm_group_stop_and_kill", "group", 15, stop_and_kill),
     short("vm_group_server_gone_rescues", "group", 15, server_gone),
     short("vm_group_hostile_desk", "group", 15, hostile),
@@ -105,6 +108,45 @@ pub(super) fn cycles_body<const N: u64>() -> Result<()> {
 
 pub(super) fn cycles<const N: u64>() -> Result<Verdict> {
     in_client(cycles_body::<N>)
+}
+
+/// Two servers and what they run share a CPU, with a thread that is on its local queue now and then:
+/// a hand-over that finds it there is asked for again, and done the next time.
+fn one_cpu_body() -> Result<()> {
+    const EACH: u64 = 1000;
+    load::pin(0, 0);
+    let group = client::group(16)?;
+    let all = Arc::new(Progress::default());
+    let napper = std::thread::spawn(|| nanosleeps(2 * EACH));
+    let threads = (0..4).map(|i| {
+        worker(&group, i, move |group, me| match i % 2 {
+            0 => nanosleeps(EACH),
+            _ => (0..EACH).try_for_each(|_| Ok(group.yield_now(me)?)),
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    let servers = serve_by(&group, 2, threads.len() as u64, &all)?;
+    join_all(threads)?;
+    let _ = napper.join();
+    let (runs, again) = servers.iter().fold((0, 0), |(runs, again), seen| {
+        (runs + seen.runs, again + seen.again)
+    });
+    println!("metric group_one_cpu runs={runs} again={again}");
+    ensure!(runs > 2 * EACH, "only {runs} runs");
+    ensure!(again == 0, "{again} of {runs} runs were refused to the end");
+    Ok(())
+}
+
+fn one_cpu() -> Result<Verdict> {
+    /// Of about 4000 runs; one that is refused to the end costs 64, and its neighbour as many.
+    const MOST: u64 = 64;
+    let sched = harness::shared()?;
+    let before = sched.counter("grp_refused")?;
+    let verdict = in_client(one_cpu_body)?;
+    let refused = sched.counter("grp_refused")? - before;
+    metric("group_one_cpu", &[("refused", refused as f64)]);
+    ensure!(refused < MOST, "{refused} requests were refused");
+    Ok(verdict)
 }
 
 fn partial() -> Result<Verdict> {

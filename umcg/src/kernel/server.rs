@@ -144,13 +144,23 @@ impl KernelGroup {
                 ErrorKind::Again
             }
             libc::EINTR if times < RETRIES => return Ok(()),
-            libc::EINTR => ErrorKind::Again,
+            libc::EINTR => {
+                self.list_again(me, worker);
+                ErrorKind::Again
+            }
             // Let run meanwhile, it gives the CPU back at once if it is inside a call.
             libc::EBUSY if times < RETRIES && goes_on() => return Ok(()),
             libc::EBUSY => ErrorKind::WrongState,
             other => ErrorKind::from_errno(other),
         };
         Err(Error::new(kind, "run", worker.raw()))
+    }
+
+    /// `worker`, whom nobody else may have been told of, comes by the list once more.
+    fn list_again(&self, me: Id, worker: Id) {
+        if self.link(me, self.desk(worker.index()), 0) {
+            self.seat(me).taken.insert(0, worker.index());
+        }
     }
 
     /// The state of `worker` if it has no slot: it runs without one, or did a moment ago.
