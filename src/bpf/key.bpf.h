@@ -23,6 +23,7 @@
 #define __UMCG_KEY_BPF_H
 
 #include "cgroup.bpf.h"
+#include "context.bpf.h"
 #include "sysgroup.bpf.h"
 
 #define LAG_NS (5 * NSEC_PER_MSEC)	/* what a sleeper may bank; CPU time it may owe */
@@ -33,7 +34,7 @@
 #define SHORT_RATIO 4
 #define SPARED_MOST_NS (2 * LAG_NS)
 #define LIGHT_NS NSEC_PER_MSEC	/* spared so much: no part of what keeps the CPU busy */
-#define LIGHT_TIMES 16	/* using a 17th of what others get, it is spared nothing */
+#define LIGHT_TIMES 4	/* using a fifth of what others get, it is spared nothing */
 #define BEATEN_TRIES 8
 
 static __always_inline u32 sat_add32(u32 a, u64 b)
@@ -276,6 +277,15 @@ static __always_inline u64 quiet_now(const struct umcg_cpu *c, u64 now)
 }
 
 /*
+ * @t, which this code wakes, is light, and what wakes it comes from outside, by an interrupt:
+ * who is woken by a thread is a part of what keeps the CPU busy, however little it uses.
+ */
+static __always_inline bool is_light(const struct umcg_task *t)
+{
+	return t->spared_ns >= LIGHT_NS && !in_task();
+}
+
+/*
  * May @t preempt who runs on @cpu? SCHED_IDLE gives way to all but its own class, and
  * SCHED_BATCH beats nobody else. A normal one also beats a hog that is behind it in
  * virtual time.
@@ -295,7 +305,7 @@ static __always_inline bool beaten(const struct umcg_task *t,
 		return false;
 	if (t->avg_ns > SHORT_NS)
 		return false;
-	if (t->spared_ns < LIGHT_NS && quiet_now(c, now) < HOG_NS)
+	if (quiet_now(c, now) < HOG_NS && !is_light(t))
 		return false;
 	cur_avg = c->cur_avg_ns > c->cur_burst_ns ? c->cur_avg_ns : c->cur_burst_ns;
 	cur_avg = sat_add32(cur_avg, now - c->cur_start_ns);

@@ -109,7 +109,7 @@ static __always_inline void park(struct task_struct *p, struct umcg_task *t,
 
 	if ((enq_flags & SCX_ENQ_WAKEUP) && t->avg_ns <= SHORT_NS &&
 	    w->class_ == UMCG_CLASS_NORMAL && order_on(home) == UMCG_ORDER_FAIR && !sys_quiet(t))
-		want_raise(c, t->spared_ns >= LIGHT_NS ? WANT_NOW : WANT_HOG);
+		want_raise(c, is_light(t) ? WANT_NOW : WANT_HOG);
 	if (home != cpu && c->idle_since_ns)
 		kick(home, SCX_KICK_IDLE);
 	else
