@@ -28,7 +28,10 @@ pub const TESTS: &[Test] = &[
     short("vm_group_fault_is_told_apart", "group", 10, fault),
     short("vm_group_wrong_calls_are_refused", "group", 10, wrong_calls),
     short("vm_group_two_are_isolated", "group", 10, isolated),
-    short("vm_group_two_servers_of_one_cpu", "group", 10, one_cpu),
+    Test {
+        tries: 3,
+        ..short("vm_group_two_servers_of_one_cpu", "group", 4, one_cpu)
+    },
     short("vm_group_stop_and_kill", "group", 15, stop_and_kill),
     short("vm_group_server_gone_rescues", "group", 15, server_gone),
     short("vm_group_hostile_desk", "group", 15, hostile),
