@@ -7,6 +7,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use serde::Serialize;
 use umcg::intf;
 use umcg::kernel::record::{Head, Truth};
+use umcg::sync::AtomicU8;
 use umcg::sync::Ordering::{Acquire, Relaxed};
 use umcg::word::{State, Word};
 
@@ -19,6 +20,8 @@ pub struct GroupStatus {
     pub group: u32,
     /// What its creator called it; may be empty.
     pub name: String,
+    /// By which policy its servers choose; empty: by the application's own code.
+    pub policy: String,
     /// Who made it.
     pub uid: u32,
     /// Registered servers.
@@ -41,14 +44,10 @@ impl GroupStatus {
         let live = head.servers.load(Acquire);
         let servers = live.count_ones();
         let own = intf::umcg_group_limits_UMCG_GROUP_SERVERS + 1;
-        let name: Vec<_> = (head.name.iter())
-            .map(|byte| byte.load(Relaxed))
-            .take_while(|&byte| byte != 0)
-            .collect();
         Self {
             group: head.group.load(Relaxed),
-            // Whoever may make a group chose it: no control characters on a terminal.
-            name: String::from_utf8_lossy(&name).replace(char::is_control, "?"),
+            name: tamed(&head.name),
+            policy: tamed(&head.policy),
             uid: head.uid.load(Relaxed),
             servers,
             idle: (truth.iter().zip(0..).skip(1))
@@ -60,6 +59,15 @@ impl GroupStatus {
             quantum_us: head.quantum_us.load(Relaxed),
         }
     }
+}
+
+/// Whoever may make a group chose it: no control characters on a terminal.
+fn tamed(text: &[AtomicU8]) -> String {
+    let bytes: Vec<_> = (text.iter())
+        .map(|byte| byte.load(Relaxed))
+        .take_while(|&byte| byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).replace(char::is_control, "?")
 }
 
 /// Whether a server waits for an event: held or asleep, with no worker in its slot.

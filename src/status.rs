@@ -441,13 +441,13 @@ impl Status {
         }
         if !self.groups.is_empty() {
             println!(
-                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>6} {:>9}  name",
-                "group", "uid", "servers", "idle", "workers", "share", "quantum"
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>6} {:>9} {:>8}  name",
+                "group", "uid", "servers", "idle", "workers", "share", "quantum", "policy"
             );
         }
         for g in &self.groups {
             println!(
-                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>5}% {:>9}  {}",
+                "{:>5} {:>6} {:>8} {:>5} {:>13} {:>5}% {:>9} {:>8}  {}",
                 g.group,
                 g.uid,
                 g.servers,
@@ -457,6 +457,10 @@ impl Status {
                 match g.quantum_us {
                     0 => "-".to_owned(),
                     us => format!("{us}us"),
+                },
+                match g.policy.as_str() {
+                    "" => "own",
+                    policy => policy,
                 },
                 g.name
             );

@@ -269,7 +269,7 @@ static __always_inline s32 poke_server(u32 g, void *truth, u32 si)
 
 /*
  * The caller's part of a stack of idle servers: see idle_collect(). Who was taken by it
- * walks the truth and waits anew; it is not poked, which would end its wait for events.
+ * walks the truth and waits anew.
  */
 static __always_inline s32 call_collect(u32 g, struct umcg_group *head, void *truth)
 {
@@ -277,10 +277,8 @@ static __always_inline s32 call_collect(u32 g, struct umcg_group *head, void *tr
 	u32 si = desks ? idle_collect(head, truth) : 0;
 	struct umcg_desk *desk = si ? desk_at(desks, si) : NULL;
 
-	if (!desk)
-		return 0;
-	umcg_xchg(&desk->resync, 1);
-	server_poke(truth, desks, si);
+	if (desk)
+		server_resync(truth, desks, si, desk);
 	return 0;
 	/* pairs with server_hold() */
 }

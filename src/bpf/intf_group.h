@@ -340,7 +340,8 @@ struct umcg_group {
 	u32 idle_end;		/* the highest index that a server has had */
 	u32 quantum_us;		/* after which a worker is forced off, 0 = none */
 	u64 ahead_ns;		/* added to CLOCK_MONOTONIC in words: 0, but in tests */
-	u32 pad[12];
+	u8 policy[32];		/* its name, for people, ends with 0 */
+	u32 pad[4];
 };
 
 /* The client's call by BPF_PROG_RUN. Authority is the calling task's alone. */

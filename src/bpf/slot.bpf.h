@@ -315,6 +315,17 @@ static __always_inline void server_poke(void *truth, void *desks, u32 si)
 	/* pairs with server_hold(), and with the library's poll() */
 }
 
+/*
+ * Server @si, whose desk is @desk, walks the truth: there may be RUNNABLE workers that are
+ * on no list of its. It is not told to end its wait: it finds them, or waits on.
+ */
+static __always_inline void server_resync(void *truth, void *desks, u32 si,
+					  struct umcg_desk *desk)
+{
+	umcg_xchg(&desk->resync, 1);
+	server_poke(truth, desks, si);
+}
+
 /* Server @idx, whose record is @s, as links name it. */
 static __always_inline u32 owner_of(const struct umcg_member *s, u32 idx)
 {
@@ -363,10 +374,8 @@ __weak int have_adopted(u32 g)
 		si = idle_take(head, truth, 0).server ?: live_home(head, truth, 0);
 		desk = si ? desk_at(desks, si) : NULL;
 		/* None: the first server that registers walks the truth. */
-		if (desk) {
-			umcg_xchg(&desk->resync, 1);
-			server_poke(truth, desks, si);
-		}
+		if (desk)
+			server_resync(truth, desks, si, desk);
 	}
 	bpf_rcu_read_unlock();
 	return 0;

@@ -5,6 +5,7 @@
 //! the process, as Rust does at the border of `extern "C"`.
 
 mod list;
+mod queue;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int};
@@ -31,6 +32,7 @@ pub struct umcg_config {
     pub preempt_signal: u32,
     pub name: *const c_char,
     pub quantum_ns: u64,
+    pub policy: *const c_char,
 }
 
 /// `struct umcg_event` of `umcg.h`.
@@ -160,7 +162,8 @@ fn woken(result: Result<Woken, c_int>) -> c_int {
 ///
 /// # Safety
 ///
-/// `config` is NULL or points to `size` readable bytes, `name` is NULL or a C string.
+/// `config` is NULL or points to `size` readable bytes, `name` and `policy` are NULL or C
+/// strings.
 unsafe fn config_of(config: *const umcg_config) -> Result<GroupConfig, c_int> {
     let mut made = GroupConfig::default();
     // SAFETY: by the caller; read field by field after the size was checked.
@@ -183,10 +186,15 @@ unsafe fn config_of(config: *const umcg_config) -> Result<GroupConfig, c_int> {
         made.preempt = Preempt::Signal(config.preempt_signal as i32);
     }
     made.quantum = Duration::from_nanos(config.quantum_ns);
-    if !config.name.is_null() {
-        // SAFETY: by the caller.
-        let name = unsafe { CStr::from_ptr(config.name) };
-        made.name = name.to_string_lossy().into_owned();
+    for (to, from) in [
+        (&mut made.name, config.name),
+        (&mut made.policy, config.policy),
+    ] {
+        if !from.is_null() {
+            // SAFETY: by the caller.
+            let from = unsafe { CStr::from_ptr(from) };
+            *to = from.to_string_lossy().into_owned();
+        }
     }
     Ok(made)
 }
@@ -554,6 +562,10 @@ const fn c_text(kind: ErrorKind) -> &'static CStr {
         ErrorKind::NotHere => c"the worker may not run on this server's CPU",
         ErrorKind::TimedOut => c"the time is over",
         ErrorKind::Quantum => c"a quantum is within 100 us..=1 s, or 0 for none",
+        ErrorKind::Policy => {
+            c"no such policy; take fifo, lifo, rr, fair, deadline, priority, arrival or quota, \
+              with options of its own: rr:slice_us=500"
+        }
         ErrorKind::Gone => c"what served the group is no more",
         ErrorKind::Invalid => c"a value outside of what the call takes",
         _ => c"the system failed",

@@ -138,6 +138,12 @@ fn c_list_names_the_members() {
 }
 
 #[test]
+fn c_queue_has_the_order_of_the_groups_policy() {
+    let text = output(&mut Command::new(built_static("tests/queue")));
+    assert_eq!(text, "last came first\ndone\n");
+}
+
+#[test]
 fn c_calls_answer_as_the_header_says() {
     let text = output(&mut Command::new(built_static("tests/calls")));
     assert_eq!(text, "all calls\ndone\n");
@@ -157,7 +163,7 @@ fn c_header_declares_what_the_map_exports() {
             exported += 1;
         }
     }
-    let defined = ["src/lib.rs", "src/list.rs"].map(|path| {
+    let defined = ["src/lib.rs", "src/list.rs", "src/queue.rs"].map(|path| {
         let source = std::fs::read_to_string(here().join(path)).expect("the source");
         source.matches("#[unsafe(no_mangle)]").count()
     });

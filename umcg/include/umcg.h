@@ -100,8 +100,13 @@ struct umcg_config {
 	 * UMCG_QUANTUM_MAX_NS, to the microsecond, else -ERANGE; 0: as long as its server lets
 	 * it. In kernel mode only: umcg_group_quantum says what holds. */
 	uint64_t quantum_ns;
+	/* In which order its servers run RUNNABLE workers: "NAME" or "NAME:OPTION=VALUE,...", see
+	 * docs/policies.md, else -EDOM; NULL: in the order of the application's own code.
+	 * umcg_queue_create makes the order; umcg_group_policy says which it is. */
+	const char *policy;
 };
 
+#define UMCG_POLICY_BYTES 127 /* of config.policy at most */
 #define UMCG_MAX_SERVERS 64 /* of a group; one more: -ENOSPC */
 #define UMCG_MAX_MEMBERS 16384
 #define UMCG_QUANTUM_MIN_NS 100000
@@ -152,7 +157,7 @@ enum { UMCG_SERVER = 1, UMCG_WORKER = 2 };
 /*
  * Makes a group without members: served by the daemon if there is one, else by futexes.
  * `config` NULL: the default. Any thread.
- * Errors: -EINVAL; -ENOSPC: no memory or no file for it.
+ * Errors: -EINVAL; -ERANGE: its quantum, -EDOM: its policy; -ENOSPC: no memory or no file.
  * Source: umcg_create_group of UMCG's first version.
  */
 int umcg_group_create(const struct umcg_config *config, umcg_group **group);
@@ -179,6 +184,12 @@ int umcg_group_bpf_denied(const umcg_group *group);
 /* The quantum that holds now, 0 = none: so always in futex-only mode. Any thread, never
  * blocks. */
 int umcg_group_quantum(const umcg_group *group, uint64_t *ns);
+
+/*
+ * The policy that the group was made with, in every process and mode the same: up to `room`
+ * bytes of it in `text`, the last one 0; returns its length, 0: none. Any thread, never blocks.
+ */
+int umcg_group_policy(const umcg_group *group, char *text, uint32_t room);
 
 /* Closes the handle only: a group lives as long as a handle or a member does, and then
  * nothing of it is left. Any thread; no other call may use the handle any more. Source: ours. */
@@ -218,6 +229,44 @@ int umcg_unregister(void);
 
 /* The calling thread's id, 0 if it is no member. Async-signal-safe. */
 umcg_id umcg_self(void);
+
+/*
+ * RUNNABLE workers of a group in the order of its policy, for servers: tell it what you hear, ask
+ * it whom to run. One thread at a time; servers that share one take a lock. No call of these
+ * blocks, makes a system call or allocates, but for create, free and put_back.
+ *
+ *	while (running) {
+ *		while (!umcg_next_event(0, &event))
+ *			umcg_queue_told(queue, &event);
+ *		if (umcg_queue_pick(queue, &worker, NULL)) {
+ *			if (!umcg_next_event(UMCG_FOREVER, &event))
+ *				umcg_queue_told(queue, &event);
+ *		} else if (!umcg_run(worker, UMCG_FOREVER, &event)) {
+ *			umcg_queue_ran(queue, &event);
+ *		}
+ *	}
+ *
+ * `servers`: how many pick from it, 1 or more. It keeps the group alive as a handle does.
+ * Errors: -EDOM: the group has no policy. Source: ours; the order that UMCG leaves to user space.
+ */
+typedef struct umcg_queue umcg_queue;
+int umcg_queue_create(const umcg_group *group, uint32_t servers, umcg_queue **queue);
+void umcg_queue_free(umcg_queue *queue);
+
+/* News of umcg_next_event. -ESRCH: of a worker that the group has no room for. */
+int umcg_queue_told(umcg_queue *queue, const struct umcg_event *event);
+
+/* What umcg_run gave. -ESRCH: as above. */
+int umcg_queue_ran(umcg_queue *queue, const struct umcg_event *event);
+
+/*
+ * Who is next, and waits no more; in `slice_ns`, which may be NULL, how long it may run by the
+ * policy's will, 0: as you like. -EAGAIN: nobody waits. If umcg_run says -EBUSY or -ESRCH, drop it.
+ */
+int umcg_queue_pick(umcg_queue *queue, umcg_id *worker, uint64_t *slice_ns);
+
+/* `worker`, whom it gave, could not be run: -EAGAIN, -EXDEV. It waits on. -ESRCH: it has left. */
+int umcg_queue_put_back(umcg_queue *queue, umcg_id worker);
 
 /*
  * Runs `worker` until it leaves RUNNING. Worker: RUNNABLE or IDLE -> RUNNING; the server:

@@ -59,13 +59,15 @@ pub enum ErrorKind {
     Invalid,
     /// A quantum outside of its bounds, which the error names.
     Quantum,
+    /// No such policy, or it has no such option, or it cannot choose for servers.
+    Policy,
     /// The system failed in a way that none of the others names.
     Io,
 }
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::WrongState,
         Self::NotFound,
         Self::Foreign,
@@ -83,6 +85,7 @@ impl ErrorKind {
         Self::Gone,
         Self::Invalid,
         Self::Quantum,
+        Self::Policy,
         Self::Io,
     ];
 
@@ -106,6 +109,7 @@ impl ErrorKind {
             Self::Gone => libc::EOWNERDEAD,
             Self::Invalid => libc::EINVAL,
             Self::Quantum => libc::ERANGE,
+            Self::Policy => libc::EDOM,
             Self::Io => libc::EIO,
         }
     }
@@ -143,6 +147,10 @@ impl ErrorKind {
             Self::Gone => "what served the group is no more",
             Self::Invalid => "a value outside of what the call takes",
             Self::Quantum => "a quantum is within 100 us..=1 s, or 0 for none",
+            Self::Policy => {
+                "no such policy; take fifo, lifo, rr, fair, deadline, priority, arrival or \
+                 quota, with options of its own: rr:slice_us=500"
+            }
             Self::Io => "the system failed",
         }
     }
@@ -201,7 +209,9 @@ impl From<Error> for std::io::Error {
             ErrorKind::Denied | ErrorKind::Foreign => std::io::ErrorKind::PermissionDenied,
             ErrorKind::NotFound => std::io::ErrorKind::NotFound,
             ErrorKind::Again => std::io::ErrorKind::WouldBlock,
-            ErrorKind::Invalid | ErrorKind::Quantum => std::io::ErrorKind::InvalidInput,
+            ErrorKind::Invalid | ErrorKind::Quantum | ErrorKind::Policy => {
+                std::io::ErrorKind::InvalidInput
+            }
             _ => std::io::ErrorKind::Other,
         };
         Self::new(kind, error)

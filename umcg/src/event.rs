@@ -161,6 +161,24 @@ impl Reason {
         }
     }
 
+    /// What [`number`](Self::number) says, of one that blocked in `syscall`.
+    pub const fn from_number(number: u32, syscall: Option<u32>) -> Option<Self> {
+        Some(match number {
+            1 => Self::Blocked { syscall },
+            2 => Self::Fault,
+            3 => Self::Stopped,
+            4 => Self::Waits,
+            5 => Self::Woken,
+            6 => Self::New,
+            7 => Self::Preempted,
+            8 => Self::Yielded,
+            9 => Self::TimedOut,
+            10 => Self::Exited,
+            11 => Self::Rescued,
+            _ => return None,
+        })
+    }
+
     /// Whether the worker wants to be run now.
     pub const fn is_runnable(self) -> bool {
         matches!(
@@ -279,6 +297,16 @@ mod tests {
         assert_eq!(id.raw(), 0x8000_0001_0000_0007);
         assert!(Id::from_raw(0).is_none());
         assert_eq!(format!("{id}"), "7.2147483649");
+    }
+
+    #[test]
+    fn reason_number_and_back_is_the_same() {
+        let all = (1..=11).map(|number| Reason::from_number(number, Some(7)));
+        for (number, reason) in (1..).zip(all) {
+            assert_eq!(reason.map(Reason::number), Some(number));
+        }
+        assert_eq!(Reason::from_number(0, None), None);
+        assert_eq!(Reason::from_number(12, None), None);
     }
 
     #[test]

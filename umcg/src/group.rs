@@ -13,6 +13,7 @@ use crate::futex::sys;
 use crate::home::Home;
 use crate::member::{Server, Worker};
 use crate::mode::{GroupConfig, Mode};
+use crate::queue;
 use crate::sync::Ordering::Relaxed;
 use crate::tls::{self, Busy};
 
@@ -41,12 +42,15 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// `Invalid`: a value of `config` outside of its bounds. `Quantum`: its quantum is. `Full`: no memory or no
-    /// file for it.
+    /// `Invalid`: a value of `config` outside of its bounds. `Quantum`, `Policy`: its quantum, or
+    /// its policy is. `Full`: no memory or no file for it.
     ///
     /// Source: the groups of UMCG's first version (May 2021), `umcg_create_group`.
     #[doc(alias = "umcg_group_create")]
     pub fn create(config: &GroupConfig) -> Result<Self> {
+        if !config.policy.is_empty() {
+            queue::made(&config.policy, config.max_members, 1, "group_create")?;
+        }
         Ok(Self::over(Home::create(config)?))
     }
 
@@ -111,6 +115,14 @@ impl Group {
             .load(Relaxed);
         let kept = us != 0 && self.mode().detects_blocking();
         kept.then(|| Duration::from_micros(us.into()))
+    }
+
+    /// In which order its servers run RUNNABLE workers: [`GroupConfig::policy`], the same in every
+    /// process and mode. `None`: the application has its own. Never blocks.
+    #[doc(alias = "umcg_group_policy")]
+    pub fn policy(&self) -> Option<String> {
+        let policy = self.inner.home.futex.book().policy();
+        (!policy.is_empty()).then_some(policy)
     }
 
     /// Whether this process was found to be denied bpf(2) in kernel mode, by a seccomp filter

@@ -110,6 +110,7 @@ impl Home {
         let config = GroupConfig {
             max_members: futex.book().max_members(),
             name: futex.book().name(),
+            policy: futex.book().policy(),
             share: futex.book().header().share.load(Relaxed),
             quantum: Duration::from_micros(futex.book().header().quantum_us.load(Relaxed).into()),
             idle: futex.book().idle(),

@@ -766,7 +766,8 @@ pub struct umcg_group {
     pub idle_end: u32_,
     pub quantum_us: u32_,
     pub ahead_ns: u64_,
-    pub pad: [u32_; 12usize],
+    pub policy: [u8_; 32usize],
+    pub pad: [u32_; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -799,7 +800,8 @@ const _: () = {
         [::std::mem::offset_of!(umcg_group, quantum_us) - 132usize];
     ["Offset of field: umcg_group::ahead_ns"]
         [::std::mem::offset_of!(umcg_group, ahead_ns) - 136usize];
-    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 144usize];
+    ["Offset of field: umcg_group::policy"][::std::mem::offset_of!(umcg_group, policy) - 144usize];
+    ["Offset of field: umcg_group::pad"][::std::mem::offset_of!(umcg_group, pad) - 176usize];
 };
 pub const umcg_call_op_UMCG_CALL_REGISTER: umcg_call_op = 1;
 pub const umcg_call_op_UMCG_CALL_UNREGISTER: umcg_call_op = 2;

@@ -83,6 +83,8 @@ pub mod list;
 #[cfg(not(loom))]
 pub mod member;
 pub mod mode;
+#[cfg(not(loom))]
+pub mod queue;
 pub mod record;
 pub mod ring;
 #[cfg(not(loom))]
@@ -121,8 +123,11 @@ pub use member::{Server, Worker};
 #[cfg(not(loom))]
 pub use key::{KEY_NONE, set_key};
 pub use mode::{
-    GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, Mode, Preempt, QUANTUM_MAX, QUANTUM_MIN, Why,
+    GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, Mode, POLICY_BYTES, Preempt, QUANTUM_MAX,
+    QUANTUM_MIN, Why,
 };
+#[cfg(not(loom))]
+pub use queue::ReadyQueue;
 pub use record::{Cpu, List, Ring};
 pub use ring::Choice;
 #[cfg(not(loom))]

@@ -135,6 +135,13 @@ pub enum Preempt {
 pub struct GroupConfig {
     /// A name for people, at most 31 bytes.
     pub name: String,
+    /// In which order its servers run RUNNABLE workers: a policy's name, with options or without,
+    /// as [`PolicyConfig::parse`](crate::policy::PolicyConfig::parse) reads them; at most
+    /// [`POLICY_BYTES`]. Empty: in the order of the application's own code.
+    ///
+    /// The group keeps it for all of its processes, and `scx_umcg status` shows its name; a
+    /// [`ReadyQueue`](crate::ReadyQueue) is the order itself, the same in every mode.
+    pub policy: String,
     /// Who gets a woken worker whose home server is busy.
     pub idle: Idle,
     /// How a worker is forced off without the kernel's help.
@@ -155,6 +162,9 @@ pub struct GroupConfig {
     /// Never ask for the daemon.
     pub futex_only: bool,
 }
+
+/// Bytes of a [`GroupConfig::policy`] at most.
+pub const POLICY_BYTES: usize = 127;
 
 /// Servers of a group at most, in every mode: who registers one more is told `Full`.
 #[doc(alias = "UMCG_MAX_SERVERS")]
@@ -189,6 +199,7 @@ impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             name: String::new(),
+            policy: String::new(),
             idle: Idle::default(),
             preempt: Preempt::default(),
             quantum: Duration::ZERO,

@@ -362,11 +362,12 @@ fn runtime_bad_numbers_are_invalid() {
         builder().servers(512),
         builder().max_workers(0),
         builder().max_workers(70_000),
-        builder().policy("nonsense"),
     ] {
         let error = bad.build().expect_err("refused");
         assert_eq!(error.kind(), umcg::ErrorKind::Invalid);
     }
+    let error = builder().policy("nonsense").build().expect_err("refused");
+    assert_eq!(error.kind(), umcg::ErrorKind::Policy);
 }
 
 #[test]

@@ -265,7 +265,8 @@ impl Group {
         let truth = inner_map("umcg_truth", size_of::<Truth>(), capacity)?;
         let desks = inner_map("umcg_desk", size_of::<Desk>(), capacity)?;
         let mut name = request.name;
-        name[31] = 0;
+        let mut policy = request.policy;
+        (name[31], policy[31]) = (0, 0);
         let head = intf::umcg_group {
             abi: intf::UMCG_ABI,
             group: number,
@@ -288,7 +289,8 @@ impl Group {
             stuck: 0,
             quantum_us: request.quantum_us,
             ahead_ns: outer.ahead_ns,
-            pad: [0; 12],
+            policy,
+            pad: [0; 4],
         };
         const { assert!(size_of::<Head>() == size_of::<Truth>()) };
         set(&truth, &0u32.to_ne_bytes(), &head)?;

@@ -33,11 +33,12 @@ const EXAMPLES: [(&str, &str); 10] = [
 ];
 
 /// The same in C, with its arguments.
-const IN_C: [(&str, &str); 4] = [
+const IN_C: [(&str, &str); 5] = [
     ("c-hello", "worker 2, turn 1"),
     ("c-signals SIGALRM", "preempted: yes"),
     ("c-signals timer", "preempted: yes"),
     ("c-calls kernel", "all calls"),
+    ("c-queue kernel", "last came first"),
 ];
 
 fn example(command: &str, wanted: &str) -> Result<()> {

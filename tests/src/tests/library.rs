@@ -343,6 +343,7 @@ fn half_share_body() -> Result<()> {
     load::pin(0, 0);
     let config = |share| GroupConfig {
         name: "half".into(),
+        policy: "quota:tiers=60/30/10".into(),
         share,
         ..GroupConfig::default()
     };
@@ -403,6 +404,7 @@ fn share() -> Result<Verdict> {
         (servers, percent, uid) == (Some(1), Some(50), Some(u64::from(client::NOBODY))),
         "{group}"
     );
+    ensure!(group["policy"] == "quota", "{group}");
     ensure!(
         (share - 1.0 / 3.0).abs() <= 0.05,
         "a share of 50 got {:.1} % beside a hog",

@@ -21,7 +21,7 @@ use super::mask::Mask;
 use super::sys::{self, Map};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Id;
-use crate::mode::{GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, Preempt};
+use crate::mode::{GroupConfig, Idle, MAX_MEMBERS, MAX_SERVERS, POLICY_BYTES, Preempt};
 use crate::record;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
@@ -31,7 +31,7 @@ use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 pub(crate) const SLOTS: usize = MAX_SERVERS as usize + 1;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"umcgbook");
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// What all need to know.
 #[derive(Debug, Default)]
@@ -50,6 +50,7 @@ pub(crate) struct Header {
     pub(crate) quantum_us: AtomicU32,
     pub(crate) futex_only: AtomicU32,
     name: [AtomicU64; 4],
+    policy: [AtomicU64; 16],
     /// A second process has joined: members may die without a word.
     pub(crate) shared: AtomicU32,
     /// Where the search for a free record starts.
@@ -73,6 +74,23 @@ pub(crate) struct Header {
     /// Even, another one in each group: what ids have their generations xored with, so
     /// that an id of another group names nobody here.
     salt: AtomicU32,
+}
+
+/// Puts `text`, which is shorter than `words`, where no other process looks yet.
+fn write_text(words: &[AtomicU64], text: &[u8]) {
+    for (word, bytes) in words.iter().zip(text.chunks(8)) {
+        let mut eight = [0; 8];
+        eight[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(eight), Relaxed);
+    }
+}
+
+/// What [`write_text`] put there, or whatever another process did.
+fn text_of(words: &[AtomicU64]) -> String {
+    let words = words.iter().map(|word| word.load(Relaxed));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let end = bytes.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len() - 1)]).into_owned()
 }
 
 /// What a server and the worker that it runs tell each other.
@@ -198,6 +216,14 @@ impl Book {
         if name.len() > 31 || name.contains(&0) {
             return Err(invalid(name.len() as u64));
         }
+        let policy = config.policy.as_bytes();
+        if policy.len() > POLICY_BYTES || policy.contains(&0) {
+            return Err(Error::new(
+                ErrorKind::Policy,
+                "group_create",
+                policy.len() as u64,
+            ));
+        }
         let len = layout(max_members).len;
         let fd = sys::memfd(len)?;
         let book = Self {
@@ -213,11 +239,8 @@ impl Book {
         header.share.store(config.share, Relaxed);
         header.quantum_us.store(quantum_us, Relaxed);
         header.futex_only.store(config.futex_only.into(), Relaxed);
-        for (word, bytes) in header.name.iter().zip(name.chunks(8)) {
-            let mut eight = [0; 8];
-            eight[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(eight), Relaxed);
-        }
+        write_text(&header.name, name);
+        write_text(&header.policy, policy);
         header.salt.store(random() as u32 & !1, Relaxed);
         header.version.store(VERSION, Relaxed);
         header.magic.store(MAGIC, Release);
@@ -299,10 +322,12 @@ impl Book {
 
     /// The name that it was created with.
     pub(crate) fn name(&self) -> String {
-        let words = self.header().name.iter().map(|word| word.load(Relaxed));
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(31);
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
+        text_of(&self.header().name)
+    }
+
+    /// The policy that it was created with; empty if none.
+    pub(crate) fn policy(&self) -> String {
+        text_of(&self.header().policy)
     }
 
     /// The idle structure that it was created with.

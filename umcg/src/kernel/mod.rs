@@ -103,6 +103,10 @@ pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
     for (to, from) in request.name.iter_mut().zip(config.name.bytes().take(31)) {
         *to = from;
     }
+    let policy = config.policy.bytes().take_while(|&byte| byte != b':');
+    for (to, from) in request.policy.iter_mut().zip(policy.take(31)) {
+        *to = from;
+    }
     enter(socket, &request, "create")
 }
 

@@ -13,13 +13,13 @@
 /// First word of every message.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"UMCG");
 /// Changes with the messages or the records.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Where the daemon listens, unless `UMCG_SOCKET` names another place.
 pub const SOCKET: &str = "/run/scx_umcg/client.sock";
 /// Tokens in one reply.
 pub const MAX_TOKENS: usize = 16;
 /// Bytes of a request.
-pub const REQUEST_BYTES: usize = 128;
+pub const REQUEST_BYTES: usize = 160;
 /// Bytes of a reply.
 pub const REPLY_BYTES: usize = 80 + 16 * MAX_TOKENS;
 
@@ -70,6 +70,8 @@ pub struct Request {
     pub ticket: [u8; 32],
     /// CREATE: for people, ends with 0.
     pub name: [u8; 32],
+    /// CREATE: the policy's name, for people, ends with 0.
+    pub policy: [u8; 32],
 }
 
 /// A reply.
@@ -167,6 +169,7 @@ impl Request {
             quantum_us: 0,
             ticket: [0; 32],
             name: [0; 32],
+            policy: [0; 32],
         }
     }
 
@@ -190,6 +193,7 @@ impl Request {
         put(&mut out, 112, &self.thread.to_le_bytes());
         put(&mut out, 116, &self.idle.to_le_bytes());
         put(&mut out, 120, &self.quantum_us.to_le_bytes());
+        put(&mut out, 128, &self.policy);
         out
     }
 
@@ -219,6 +223,7 @@ impl Request {
             thread: u32_at(from, 112).cast_signed(),
             idle: u32_at(from, 116),
             quantum_us: u32_at(from, 120),
+            policy: bytes_at(from, 128),
         })
     }
 }
@@ -298,6 +303,7 @@ mod tests {
         let mut request = Request::new(Op::Tokens);
         (request.kind, request.count, request.ticket) = (2, 16, ticket(3, 5, [7, 9]));
         (request.share, request.idle, request.name) = (40, 2, [b'n'; 32]);
+        (request.quantum_us, request.policy) = (100, [b'p'; 32]);
         (request.target, request.thread, request.token) = (23, -29, [31, 37]);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
         let mut reply = Reply::error(-5);

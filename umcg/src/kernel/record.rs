@@ -115,7 +115,8 @@ pub struct Head {
     pub quantum_us: AtomicU32,
     /// What is added to CLOCK_MONOTONIC in words: 0, but in tests.
     pub ahead_ns: AtomicU64,
-    _pad: [u32; 12],
+    pub policy: [AtomicU8; 32],
+    _pad: [u32; 4],
 }
 
 macro_rules! same_place {
@@ -194,7 +195,7 @@ same_place!(
     umcg_group,
     [
         abi, group, epoch, gen_, capacity, share, full, servers, idle, tat_ns, cursor, members,
-        shared, uid, name, idle_kind, idle_top, stuck, idle_end, quantum_us, ahead_ns,
+        shared, uid, name, idle_kind, idle_top, stuck, idle_end, quantum_us, ahead_ns, policy,
     ]
 );
 /// `kick` and `idle` share a place in C, `slot_end_ns` and `kick_ns` another.

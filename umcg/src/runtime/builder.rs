@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::ready::Ready;
 use super::stats::Counters;
 use super::wait::Locked;
 use super::{Runtime, Shared, Tasks, serve};
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::Group;
 use crate::mode::{GroupConfig, MAX_MEMBERS, MAX_SERVERS};
+use crate::queue::ReadyQueue;
 
 /// Where RUNNABLE workers wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,7 +31,6 @@ pub type MakePolicy = fn(u32) -> Box<dyn umcg_policy::Policy>;
 pub struct Builder {
     servers: usize,
     pub(super) max_workers: usize,
-    policy: String,
     make: Option<MakePolicy>,
     queue: Queue,
     quantum: Option<Duration>,
@@ -45,7 +44,6 @@ impl Default for Builder {
         Self {
             servers: 1,
             max_workers: 512,
-            policy: "fifo".into(),
             make: None,
             queue: Queue::default(),
             quantum: None,
@@ -77,13 +75,14 @@ impl Builder {
 
     /// The policy's name, one of [`umcg_policy::NAMES`], with options or without, as
     /// [`PolicyConfig::parse`](umcg_policy::PolicyConfig::parse) reads them; it decides staged.
+    /// The group's [`policy`](GroupConfig::policy), `fifo` unless set.
     pub fn policy(mut self, policy: &str) -> Self {
-        self.policy = policy.into();
+        self.group.policy = policy.into();
         self
     }
 
     /// A policy of one's own instead: `make` is called once per queue, with the number
-    /// of ids. It has to be staged.
+    /// of ids. It has to be staged. The group has none then.
     pub fn policy_with(mut self, make: MakePolicy) -> Self {
         self.make = Some(make);
         self
@@ -115,9 +114,13 @@ impl Builder {
     }
 
     /// The group to make: name, preemption, share. Its `max_members` is set by the
-    /// runtime.
+    /// runtime, its policy stays what [`policy`](Self::policy) says if it names none.
     pub fn group(mut self, config: GroupConfig) -> Self {
+        let policy = std::mem::take(&mut self.group.policy);
         self.group = config;
+        if self.group.policy.is_empty() {
+            self.group.policy = policy;
+        }
         self
     }
 
@@ -125,9 +128,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// `Invalid`: no such policy, which [`umcg_policy::create`] tells more about, or a number out
-    /// of bounds. `Full`: no memory, file or
-    /// thread for it.
+    /// `Policy`: no such policy, which [`umcg_policy::create`] tells more about. `Invalid`: a number
+    /// out of bounds. `Full`: no memory, file or thread for it.
     pub fn build(self) -> Result<Runtime> {
         let invalid = |value: usize| Error::new(ErrorKind::Invalid, "runtime", value as u64);
         if self.servers == 0 || self.servers > MAX_SERVERS as usize {
@@ -140,6 +142,11 @@ impl Builder {
         let max_members = members as u32;
         let group = Group::create(&GroupConfig {
             max_members,
+            policy: match (self.make, self.group.policy.as_str()) {
+                (Some(_), _) => String::new(),
+                (None, "") => "fifo".into(),
+                (None, policy) => policy.into(),
+            },
             ..self.group.clone()
         })?;
         let (queues, sharing) = match self.queue {
@@ -148,12 +155,10 @@ impl Builder {
         };
         let ready = (0..queues)
             .map(|_| {
-                Ok(Locked::new(Ready::new(
-                    &self.policy,
-                    self.make,
-                    max_members,
-                    sharing as u32,
-                )?))
+                Ok(Locked::new(match self.make {
+                    Some(make) => ReadyQueue::with_policy(make(max_members + 1), max_members)?,
+                    None => ReadyQueue::new(&group, sharing as u32)?,
+                }))
             })
             .collect::<Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
@@ -162,7 +167,7 @@ impl Builder {
             sleepers: Locked::new(Vec::with_capacity(self.servers)),
             tasks: Locked::new(Tasks::default()),
             stats: Counters::default(),
-            quantum_ns: self.quantum.map(|it| it.as_nanos() as u64),
+            quantum: self.quantum,
             config: self,
         });
         let mut runtime = Runtime {

@@ -25,15 +25,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+use std::time::Duration;
 
 use crate::clock::{self, FOREVER};
 use crate::event::Id;
 use crate::group::Group;
 use crate::member::Worker;
+use crate::queue::ReadyQueue;
 
 mod attrs;
 mod builder;
-mod ready;
 mod serve;
 mod stats;
 mod sync;
@@ -44,7 +45,6 @@ pub use builder::{Builder, MakePolicy, Queue};
 pub use stats::Stats;
 pub use sync::{Closed, Condvar, Mutex, MutexGuard, Receiver, Sender, channel, sleep, yield_now};
 
-use ready::Ready;
 use stats::Counters;
 use wait::{Locked, Queue as Waiters, block};
 
@@ -72,12 +72,12 @@ impl Tasks {
 struct Shared {
     group: Group,
     /// One, or one per server.
-    ready: Vec<Locked<Ready>>,
+    ready: Vec<Locked<ReadyQueue>>,
     /// Servers that found nothing to run.
     sleepers: Locked<Vec<Id>>,
     tasks: Locked<Tasks>,
     stats: Counters,
-    quantum_ns: Option<u64>,
+    quantum: Option<Duration>,
     config: Builder,
 }
 
@@ -365,6 +365,6 @@ impl Shared {
 }
 
 /// The time at which a worker that starts now has used its quantum up.
-fn quantum_end(quantum_ns: Option<u64>) -> u64 {
-    quantum_ns.map_or(FOREVER, |ns| clock::now().saturating_add(ns))
+fn quantum_end(quantum: Option<Duration>) -> u64 {
+    quantum.map_or(FOREVER, clock::after)
 }

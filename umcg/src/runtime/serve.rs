@@ -5,6 +5,7 @@
 //! itself looks at `sleepers` afterwards. Both are locks, so one sees the other.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::{Shared, quantum_end};
 use crate::clock::FOREVER;
@@ -24,9 +25,9 @@ pub(super) fn serve(shared: &Shared, number: usize) {
         while let Ok(event) = server.next_event(0) {
             shared.take_news(mine, &event);
         }
-        if let Some((worker, slice_us)) = shared.pick(mine) {
+        if let Some((worker, slice)) = shared.pick(mine) {
             shared.call_sleeper();
-            shared.run(mine, &mut server, worker, slice_us);
+            shared.run(mine, &mut server, worker, slice);
         } else if shared.is_over() {
             shared.wake_servers();
             return;
@@ -37,23 +38,14 @@ pub(super) fn serve(shared: &Shared, number: usize) {
 }
 
 impl Shared {
-    /// Tells the policy of queue `mine`.
+    /// Tells queue `mine`.
     fn take_news(&self, mine: usize, event: &Event) {
-        let counter = match event.reason {
-            Reason::Blocked { .. } | Reason::Fault | Reason::Stopped => &self.stats.blocked,
-            Reason::Waits => &self.stats.waits,
-            // Told twice: by run, and when it is RUNNABLE. Counted once, see run().
-            _ if event.reason.is_runnable() => {
-                return self.ready[mine].lock().enqueue(event);
-            }
-            _ => return self.ready[mine].lock().left(event),
-        };
-        counter.fetch_add(1, Relaxed);
-        self.ready[mine].lock().left(event);
+        let told = self.ready[mine].lock().told(event);
+        debug_assert!(told.is_ok(), "{event:?} is of this group");
     }
 
     /// The next worker of queue `mine`, or of another one if that is empty; and its slice.
-    fn pick(&self, mine: usize) -> Option<(Id, u32)> {
+    fn pick(&self, mine: usize) -> Option<(Id, Option<Duration>)> {
         if let Some(choice) = self.ready[mine].lock().pick() {
             return Some(choice);
         }
@@ -65,7 +57,7 @@ impl Shared {
 
     /// Has a sleeping server look at the queues, if there is more than I take.
     fn call_sleeper(&self) {
-        if self.ready.iter().all(|queue| queue.lock().len() == 0) {
+        if self.ready.iter().all(|queue| queue.lock().is_empty()) {
             return;
         }
         let sleeper = self.sleepers.lock().pop();
@@ -75,24 +67,22 @@ impl Shared {
         // pairs with sleep()
     }
 
-    fn run(&self, mine: usize, server: &mut Server, worker: Id, slice_us: u32) {
+    fn run(&self, mine: usize, server: &mut Server, worker: Id, slice: Option<Duration>) {
         self.stats.runs.fetch_add(1, Relaxed);
-        let quantum_ns = match slice_us {
-            0 => self.quantum_ns,
-            us => Some(u64::from(us) * 1000),
-        };
-        match server.run(worker, quantum_end(quantum_ns)) {
+        let quantum = slice.or(self.quantum);
+        match server.run(worker, quantum_end(quantum)) {
             Ok(event) => {
                 match event.reason {
                     Reason::Yielded => self.stats.yields.fetch_add(1, Relaxed),
                     Reason::Preempted => self.stats.preempted.fetch_add(1, Relaxed),
+                    Reason::Blocked { .. } | Reason::Fault | Reason::Stopped => {
+                        self.stats.blocked.fetch_add(1, Relaxed)
+                    }
+                    Reason::Waits => self.stats.waits.fetch_add(1, Relaxed),
                     _ => 0,
                 };
-                // A RUNNABLE one comes by next_event, and so does one that was rescued,
-                // unless it runs on: it may be in the queue again already.
-                if !event.reason.is_runnable() && event.reason != Reason::Rescued {
-                    self.take_news(mine, &event);
-                }
+                let told = self.ready[mine].lock().ran(&event);
+                debug_assert!(told.is_ok(), "{event:?} is of this group");
             }
             Err(error) => self.not_run(mine, server, worker, error.kind()),
         }
@@ -107,19 +97,10 @@ impl Shared {
             // The slot is taken by such a one: wait for it, the other one waits on.
             ErrorKind::Again | ErrorKind::NotHere => {
                 if let Ok(state) = self.group.state(worker) {
-                    let again = Event {
-                        worker,
-                        cookie: 0,
-                        reason: Reason::Woken,
-                        source: None,
-                        tag: state.tag,
-                        at_ns: state.since_ns,
-                        run_ns: state.run_ns,
-                        wait_ns: state.wait_ns,
-                    };
-                    self.ready[mine].lock().enqueue(&again);
+                    let put = self.ready[mine].lock().put_back(worker, &state);
+                    debug_assert!(put.is_ok(), "{worker} is of this group");
                 }
-                if let Ok(event) = server.next_event(quantum_end(Some(1_000_000))) {
+                if let Ok(event) = server.next_event(quantum_end(Some(Duration::from_millis(1)))) {
                     self.take_news(mine, &event);
                 }
             }
@@ -132,7 +113,7 @@ impl Shared {
         let id = server.id();
         self.sleepers.lock().push(id);
         // pairs with call_sleeper() and wake_servers()
-        let nothing = self.ready.iter().all(|queue| queue.lock().len() == 0);
+        let nothing = self.ready.iter().all(|queue| queue.lock().is_empty());
         if nothing && !self.is_over() {
             // An error is a wake of this server itself: look again.
             if let Ok(event) = server.next_event(FOREVER) {

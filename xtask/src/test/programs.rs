@@ -10,10 +10,11 @@ use crate::lib_task::SYSTEM;
 use crate::proc::{self, say};
 
 /// Programs in C, and what they are called beside the examples in Rust.
-const IN_C: [(&str, &str); 3] = [
+const IN_C: [(&str, &str); 4] = [
     ("umcg-c/examples/hello.c", "c-hello"),
     ("umcg-c/examples/signals.c", "c-signals"),
     ("umcg-c/tests/calls.c", "c-calls"),
+    ("umcg-c/tests/queue.c", "c-queue"),
 ];
 
 /// Builds them all; where `umcg-vmtest` is.
