@@ -208,7 +208,9 @@ fn turns() -> Result<Verdict> {
 fn tiers(name: &str, policy: &str, nice: &[i32]) -> Result<Vec<f64>> {
     let sched = Sched::start(&["--policy", policy])?;
     let hogs = hogs(nice)?;
-    std::thread::sleep(Duration::from_millis(500));
+    // Longer than any period here: the one in which they start has less of them, so that a part
+    // of it beside whole ones would be no share of a period. From then on 3 s are whole ones.
+    std::thread::sleep(Duration::from_millis(1200));
     let began = Instant::now();
     let got = shares(&hogs, Duration::from_secs(3))?;
     let passed = began.elapsed().as_secs_f64();
