@@ -61,6 +61,8 @@ pub(crate) struct Quota {
     count: usize,
     /// Virtual time of the tier that was picked last.
     vnow: u64,
+    /// What has been taken off of all virtual times.
+    past_v: u64,
     waiting: Lanes,
     tier_of: Asked,
     charged_ns: Box<[u64]>,
@@ -84,6 +86,7 @@ impl Quota {
             tiers,
             count,
             vnow: 0,
+            past_v: 0,
             waiting: Lanes::new(setup.capacity),
             tier_of: Asked::new(setup.capacity),
             charged_ns: vec![UNSEEN; setup.capacity as usize].into(),
@@ -114,6 +117,7 @@ impl Quota {
             tier.v = tier.v.saturating_sub(floor);
         }
         self.vnow -= floor;
+        self.past_v += floor;
     }
 
     /// What a tier may have been owed at most: one period. Less was used because it slept, or by
@@ -132,6 +136,17 @@ impl Quota {
             before => facts.run_ns.saturating_sub(before),
         };
         self.tiers[tier].charge(ns.min(self.period_ns));
+    }
+
+    /// For the kernel's order while no server is there: by what the tier is owed as its worker
+    /// comes; behind all others above its maximum. By arrival it would be the one held back that
+    /// is picked, as it has waited longest.
+    fn key(&self, tier: usize) -> u64 {
+        let held_back = match self.tiers[tier].band(self.period_ns) {
+            2 => self.period_ns * 100,
+            _ => 0,
+        };
+        (self.past_v + self.tiers[tier].v + held_back).clamp(1, 1 << 61)
     }
 
     /// Of the tiers with candidates the one that is owed most.
@@ -190,9 +205,8 @@ impl Policy for Quota {
         let tier = self.tier(w, facts);
         self.tiers[tier].v = self.tiers[tier].v.max(self.floor());
         self.waiting.push_back(tier, w);
-        // The kernel's order while no server is there: by arrival.
         Terms {
-            own_key: facts.since_ns.clamp(1, 1 << 61),
+            own_key: self.key(tier),
             ..Terms::default()
         }
     }
@@ -319,6 +333,31 @@ mod tests {
             quota.pick(),
             Some(other),
             "40 of 100 ms, but below its maximum"
+        );
+        let held_back = quota.enqueue(capped, &facts(1080, 60, 125)).own_key;
+        let key = quota.enqueue(other, &facts(1090, 50, 100)).own_key;
+        assert!(key < held_back, "nor by the kernel's order: {key}");
+    }
+
+    #[test]
+    fn quota_kernel_order_is_by_what_a_tier_is_owed_in_later_periods_too() {
+        let mut quota = create("quota:tiers=60/10", None, 4).expect("two tiers");
+        let mut facts = Facts::default();
+        let mut keys = [0; 2];
+        for turn in 1..=1000 {
+            facts.now_ns = turn * 20_000_000;
+            facts.run_ns = turn * 10_000_000;
+            for (who, weight) in [125, 100].into_iter().enumerate() {
+                facts.weight = weight;
+                let key = quota.enqueue(WorkerId(who as u32), &facts).own_key;
+                assert!(key > keys[who] || turn == 1, "turn {turn}, tier {who}");
+                keys[who] = key;
+                quota.pick();
+            }
+        }
+        assert!(
+            keys[0] < keys[1],
+            "as much for the one that is owed six times as much"
         );
     }
 }
