@@ -15,7 +15,7 @@ const MEASURED: [&str; 4] = ["--", ":/", ":(top,exclude)docs", ":(top,exclude)*.
 
 /// Its short name, with `-dirty` while the tree differs from it.
 pub fn current(resume: bool) -> Result<String> {
-    of_tree(&proc::repo(), resume)
+    of_tree(proc::repo(), resume)
 }
 
 fn of_tree(tree: &Path, resume: bool) -> Result<String> {
