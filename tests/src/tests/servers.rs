@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use umcg::{ErrorKind, FOREVER, Group, GroupConfig, Id, Reason, Server, State, Woken, Worker};
 
 use super::preempt::spinner;
-use super::{Test, short};
+use super::{Test, short, timed};
 use crate::boss::{Actor, Boss, LIMIT, actor, in_client, is_in_call, is_nobody};
 use crate::client;
 use crate::harness::{Verdict, metric, wait_until};
@@ -42,7 +42,7 @@ pub const TESTS: &[Test] = &[
         4,
         told_of_all,
     ),
-    short(
+    timed(
         "vm_group_idle_server_takes_over_unprivileged",
         "group",
         4,
@@ -367,7 +367,7 @@ fn takes_over_body() -> Result<()> {
     }
     let other = {
         let (group, stop) = (group.clone(), stop.clone());
-        std::thread::spawn(move || -> Result<(Vec<Id>, Duration)> {
+        let other = move || -> Result<(Vec<Id>, Duration)> {
             let mut me = group.register_server()?;
             let is_running = || {
                 group
@@ -390,9 +390,14 @@ fn takes_over_body() -> Result<()> {
             for &id in &told {
                 finish(&mut me, id)?;
             }
-            stop.store(true, SeqCst);
             me.unregister()?;
             Ok((told, took))
+        };
+        std::thread::spawn(move || {
+            let done = other();
+            // Whatever became of it: the first one waits for the end of its worker.
+            stop.store(true, SeqCst);
+            done
         })
     };
     boss.until(busy_id, |reason| reason == Reason::Exited)?;
