@@ -40,8 +40,20 @@ pub(super) fn serve(shared: &Shared, number: usize) {
 impl Shared {
     /// Tells queue `mine`.
     fn take_news(&self, mine: usize, event: &Event) {
+        self.count(event);
         let told = self.ready[mine].lock().told(event);
         debug_assert!(told.is_ok(), "{event:?} is of this group");
+    }
+
+    /// What a worker left its slot for, if it is not RUNNABLE: told by run, or, of a run that
+    /// timed out, by next_event.
+    fn count(&self, event: &Event) {
+        let counter = match event.reason {
+            Reason::Blocked { .. } | Reason::Fault | Reason::Stopped => &self.stats.blocked,
+            Reason::Waits => &self.stats.waits,
+            _ => return,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     /// The next worker of queue `mine`, or of another one if that is empty; and its slice.
@@ -75,12 +87,9 @@ impl Shared {
                 match event.reason {
                     Reason::Yielded => self.stats.yields.fetch_add(1, Relaxed),
                     Reason::Preempted => self.stats.preempted.fetch_add(1, Relaxed),
-                    Reason::Blocked { .. } | Reason::Fault | Reason::Stopped => {
-                        self.stats.blocked.fetch_add(1, Relaxed)
-                    }
-                    Reason::Waits => self.stats.waits.fetch_add(1, Relaxed),
                     _ => 0,
                 };
+                self.count(&event);
                 let told = self.ready[mine].lock().ran(&event);
                 debug_assert!(told.is_ok(), "{event:?} is of this group");
             }
