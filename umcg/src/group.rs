@@ -49,7 +49,8 @@ impl Group {
     #[doc(alias = "umcg_group_create")]
     pub fn create(config: &GroupConfig) -> Result<Self> {
         if !config.policy.is_empty() {
-            queue::made(&config.policy, config.max_members, 1, "group_create")?;
+            // To see whether there is such a one, and thrown away: for as few as there may be.
+            queue::made(&config.policy, 1, 1, "group_create")?;
         }
         Ok(Self::over(Home::create(config)?))
     }

@@ -99,15 +99,18 @@ pub fn connect(socket: &Path, config: &GroupConfig) -> Result<KernelGroup> {
     (request.max_members, request.share) = (config.max_members, config.share);
     request.idle = config.idle.number();
     request.quantum_us = config.quantum_us()?;
-    // One byte less than there is room for: book.rs refuses longer ones.
-    for (to, from) in request.name.iter_mut().zip(config.name.bytes().take(31)) {
-        *to = from;
-    }
-    let policy = config.policy.bytes().take_while(|&byte| byte != b':');
-    for (to, from) in request.policy.iter_mut().zip(policy.take(31)) {
-        *to = from;
-    }
+    request.name = for_people(&config.name);
+    request.policy = for_people(config.policy.split(':').next().unwrap_or_default());
     enter(socket, &request, "create")
+}
+
+/// One byte less of `text` than there is room for, then a zero.
+fn for_people(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (to, from) in bytes.iter_mut().zip(text.bytes().take(31)) {
+        *to = from;
+    }
+    bytes
 }
 
 /// Joins the group of `ticket`, which a process of the same user was given.
