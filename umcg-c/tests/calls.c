@@ -8,14 +8,7 @@
 #include <unistd.h>
 #include <umcg.h>
 
-#define CHECK(it)                                                                          \
-	do {                                                                               \
-		if (!(it)) {                                                               \
-			printf("line %d: %s\n", __LINE__, #it);                            \
-			fflush(stdout);                                                    \
-			_exit(1);                                                          \
-		}                                                                          \
-	} while (0)
+#include "check.h"
 
 #define NOBODY UINT64_C(0x7fff00000001)
 #define MS UINT64_C(1000000)

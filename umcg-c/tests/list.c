@@ -4,13 +4,7 @@
 #include <stdio.h>
 #include <umcg.h>
 
-#define CHECK(it)                                                                          \
-	do {                                                                               \
-		if (!(it)) {                                                               \
-			printf("line %d: %s\n", __LINE__, #it);                            \
-			return 1;                                                          \
-		}                                                                          \
-	} while (0)
+#include "check.h"
 
 static umcg_group *group;
 
