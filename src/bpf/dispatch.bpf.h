@@ -251,6 +251,7 @@ static __always_inline bool take_here(struct umcg_pick *k)
 	}
 	if (!scx_bpf_dsq_move_to_local(PARK(k->cpu), 0))
 		return false;
+	k->c->by_key = 1;
 	count_choice(k, k->waiting, staged_on(k->cpu) && k->s && server_absent(k->s, k->now) ?
 		     UMCG_C_absent : UMCG_C_by_key);
 	return true;

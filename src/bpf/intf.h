@@ -330,6 +330,7 @@ struct umcg_cpu {
 	u32 preempting;		/* a preemption by key is under way */
 	u32 cur_class;
 	u32 cur_member;		/* it belongs to an application group */
+	u32 by_key;		/* who runs next has the least v of PARK here */
 
 	/* this CPU's clock and queues */
 	u64 vnow __attribute__((aligned(64)));

@@ -335,6 +335,7 @@ pub struct umcg_cpu {
     pub preempting: u32_,
     pub cur_class: u32_,
     pub cur_member: u32_,
+    pub by_key: u32_,
     pub vnow: u64_,
     pub idle_since_ns: u64_,
     pub idle_start_ns: u64_,
@@ -386,6 +387,7 @@ const _: () = {
     ["Offset of field: umcg_cpu::cur_class"][::std::mem::offset_of!(umcg_cpu, cur_class) - 52usize];
     ["Offset of field: umcg_cpu::cur_member"]
         [::std::mem::offset_of!(umcg_cpu, cur_member) - 56usize];
+    ["Offset of field: umcg_cpu::by_key"][::std::mem::offset_of!(umcg_cpu, by_key) - 60usize];
     ["Offset of field: umcg_cpu::vnow"][::std::mem::offset_of!(umcg_cpu, vnow) - 64usize];
     ["Offset of field: umcg_cpu::idle_since_ns"]
         [::std::mem::offset_of!(umcg_cpu, idle_since_ns) - 72usize];

@@ -259,7 +259,8 @@ pub struct Cpu {
     pub cur_class: AtomicU32,
     /// It belongs to an application group.
     pub cur_member: AtomicU32,
-    _line0: Pad<4>,
+    /// Who runs next has the least virtual time of those that waited here.
+    pub by_key: AtomicU32,
 
     /// The CPU's virtual clock.
     pub vnow: AtomicU64,
@@ -333,7 +334,7 @@ impl Default for Cpu {
             preempting: AtomicU32::default(),
             cur_class: AtomicU32::default(),
             cur_member: AtomicU32::default(),
-            _line0: Pad::default(),
+            by_key: AtomicU32::default(),
             vnow: AtomicU64::default(),
             idle_since_ns: AtomicU64::default(),
             idle_start_ns: AtomicU64::default(),
@@ -535,6 +536,7 @@ same_layout!(
         preempting,
         cur_class,
         cur_member,
+        by_key,
         vnow,
         idle_since_ns,
         idle_start_ns,

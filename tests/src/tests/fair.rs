@@ -3,14 +3,24 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use scx_umcg::runfile::RunFile;
+use umcg::sync::Ordering::Relaxed;
+use umcg::word::{State, Word};
 
-use super::{Test, full};
+use super::{Test, full, short};
 use crate::beside::{Bars, Figure, Rounds};
 use crate::cgroup::Cgroup;
-use crate::harness::{Sched, Verdict, metric};
+use crate::harness::{self, Sched, Verdict, metric};
 use crate::load::{self, Hog, Spinner, shares};
+use crate::stall::Witnesses;
 
 pub const TESTS: &[Test] = &[
+    short(
+        "vm_fair_clock_waits_for_who_is_behind",
+        "cost,newest,icount,cpus=1",
+        6,
+        clock,
+    ),
     full(
         "vm_full_free_hogs_beside_eevdf",
         "fair-free",
@@ -90,6 +100,39 @@ pub fn used_by(cgroup: &Cgroup, n: usize, during: Duration) -> Result<f64> {
     let began = Instant::now();
     let got: f64 = shares(&hogs, during)?.iter().sum();
     Ok(got / began.elapsed().as_secs_f64())
+}
+
+/// A thread of a real-time class interrupts a hog of nice 19 once a millisecond, whose virtual time
+/// runs 68 times as fast. Were the CPU's clock that time, whoever wakes up would be placed behind
+/// all that the other hog is owed.
+fn clock() -> Result<Verdict> {
+    let sched = harness::shared()?;
+    let file = RunFile::read()?.context("no agent runs")?;
+    let shared = scx_umcg::status::open_shared(&file)?;
+    let hogs = [pinned(0, 19)?, pinned(0, 0)?];
+    std::thread::sleep(SETTLE);
+    let mut records = shared.workers.records().iter();
+    let hog = records.find(|w| w.pid.load(Relaxed) == hogs[1].pid());
+    let hog = hog.context("no record of the hog")?;
+    let witnesses = Witnesses::start(1, Duration::from_millis(1));
+    let (began, mut most, mut seen) = (Instant::now(), 0, 0);
+    while began.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_micros(1700));
+        let key = hog.key.load(Relaxed);
+        let clock = shared.cpus.records()[0].vnow.load(Relaxed);
+        if Word(hog.word.load(Relaxed)).state() == Some(State::Runnable) {
+            seen += 1;
+            most = most.max(clock.wrapping_sub(key).cast_signed());
+        }
+    }
+    witnesses.end()?;
+    drop(hogs);
+    let ms = most as f64 / 1e6;
+    metric("clock_ahead", &[("ms", ms), ("looks", f64::from(seen))]);
+    ensure!(seen > 100, "the hog waited at {seen} looks");
+    ensure!(ms < 15.0, "the clock is {ms:.1} ms ahead of who waits");
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
 }
 
 /// One and how far off: bars are above it, and ratios of it mean something.
