@@ -91,7 +91,7 @@ __weak u64 least_v(s32 cpu, u64 v)
  * A pick by key has the least v of all that wait here. Who comes from elsewhere, or goes on
  * after an interruption, may be ahead of them: by no more than a slice, unless a small
  * @weight makes its v run fast. Were the clock that v, whoever wakes up next would be placed
- * behind all that wait: a slice of nice 19 is 270 ms.
+ * behind all that wait: a slice of nice 19 is 400 ms.
  */
 static __always_inline void clock_raise(const struct umcg_task *t, struct umcg_cpu *c,
 					s32 cpu, u32 weight)

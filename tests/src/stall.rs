@@ -34,17 +34,35 @@ fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
-fn naps(nap: Duration, over: &AtomicBool) -> Vec<Late> {
+/// When it was late, but for what is `forgiven`, which is asked after each nap.
+fn naps(nap: Duration, over: &AtomicBool, mut forgiven: impl FnMut(Late) -> bool) -> Vec<Late> {
     let mut list = Vec::new();
     while !over.load(Ordering::Relaxed) {
         let due = now_ns() + nap.as_nanos() as u64;
         std::thread::sleep(nap);
         let now = now_ns();
-        if now > due + LATE.as_nanos() as u64 {
+        if !forgiven((due, now)) && now > due + LATE.as_nanos() as u64 {
             list.push((due, now));
         }
     }
     list
+}
+
+/// Forgives what follows CPU time that the machine used in this thread's name: of a small share it
+/// waits for many times that, as is fair.
+fn while_in_debt() -> impl FnMut(Late) -> bool {
+    let cpu_ns = || clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+    let (mut used, mut owes_until) = (cpu_ns(), 0);
+    move |(due, now)| {
+        let in_debt = due <= owes_until;
+        let all = cpu_ns();
+        let charged = Duration::from_nanos(all - used);
+        used = all;
+        if charged > CHARGED {
+            owes_until = now + charged.as_nanos() as u64 * OWES_TIMES;
+        }
+        in_debt
+    }
 }
 
 /// Threads of a real-time class, one on each of the first CPUs: when they are late the machine
@@ -63,7 +81,7 @@ impl Witnesses {
             std::thread::spawn(move || {
                 load::pin(0, cpu);
                 load::fifo(0)?;
-                Ok(naps(nap, &over))
+                Ok(naps(nap, &over, |_| false))
             })
         });
         let threads = threads.collect();
@@ -97,33 +115,11 @@ impl Seen {
     }
 }
 
-/// As [`naps`], without what follows CPU time that the machine used in the thread's name: of a
-/// small share it waits for many times that, as is fair.
-fn naps_without_debt(nap: Duration, over: &AtomicBool) -> Vec<Late> {
-    let mut list = Vec::new();
-    let cpu_ns = || clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-    let (mut used, mut owes_until) = (cpu_ns(), 0);
-    while !over.load(Ordering::Relaxed) {
-        let due = now_ns() + nap.as_nanos() as u64;
-        std::thread::sleep(nap);
-        let (now, all) = (now_ns(), cpu_ns());
-        let charged = Duration::from_nanos(all - used);
-        used = all;
-        if now > due + LATE.as_nanos() as u64 && due > owes_until {
-            list.push((due, now));
-        }
-        if charged > CHARGED {
-            owes_until = now + charged.as_nanos() as u64 * OWES_TIMES;
-        }
-    }
-    list
-}
-
 /// The stalls while `work` runs, on the first `cpus` CPUs.
 pub fn during(cpus: usize, work: impl FnOnce() -> Result<()>) -> Result<Stalls> {
     let witnesses = Witnesses::start(cpus, NAP);
     let over = witnesses.over.clone();
-    let probe = std::thread::spawn(move || naps_without_debt(NAP, &over));
+    let probe = std::thread::spawn(move || naps(NAP, &over, while_in_debt()));
     let done = work();
     let seen = witnesses.end();
     let met = probe.join().ok().context("the probe panicked")?;

@@ -103,7 +103,7 @@ pub fn used_by(cgroup: &Cgroup, n: usize, during: Duration) -> Result<f64> {
 }
 
 /// A thread of a real-time class interrupts a hog of nice 19 once a millisecond, whose virtual time
-/// runs 68 times as fast. Were the CPU's clock that time, whoever wakes up would be placed behind
+/// runs 100 times as fast. Were the CPU's clock that time, whoever wakes up would be placed behind
 /// all that the other hog is owed.
 fn clock() -> Result<Verdict> {
     let sched = harness::shared()?;
