@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use umcg::backend::Backend;
 use umcg::kernel::{self, KernelGroup, proto, sys};
-use umcg::word::State;
 use umcg::{ErrorKind, Event, GroupConfig, Id, Kind, Reason};
 
 use crate::harness::{self, Sched, Verdict, adopt};
@@ -335,12 +334,7 @@ pub fn serve_seen(
             continue;
         };
         all.saw(0);
-        // Listed long ago, it may have gone on without a slot: run, its next wait would end.
-        if group.state(next).is_ok_and(|it| it.state == State::Idle) {
-            seen.again += 1;
-            continue;
-        }
-        match group.run(me, next, u64::MAX) {
+        match group.run_listed(me, next, u64::MAX) {
             Ok(event) => {
                 look(&event, true)?;
                 seen.count(&event);

@@ -393,6 +393,22 @@ pub unsafe extern "C" fn umcg_run(who: u64, deadline_ns: u64, event: *mut umcg_e
 ///
 /// `event` is NULL or writable.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn umcg_run_listed(
+    who: u64,
+    deadline_ns: u64,
+    event: *mut umcg_event,
+) -> c_int {
+    let told = server(|server| server.run_listed(Id::from_raw(who), deadline_ns));
+    // SAFETY: by the caller.
+    result(told.map(|told| unsafe { put(event, event_of(&told)) }))
+}
+
+/// See `umcg.h`.
+///
+/// # Safety
+///
+/// `event` is NULL or writable.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn umcg_next_event(deadline_ns: u64, event: *mut umcg_event) -> c_int {
     let told = server(|server| server.next_event(deadline_ns));
     // SAFETY: by the caller.

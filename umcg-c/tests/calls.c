@@ -181,6 +181,7 @@ static void as_server(umcg_group *opened)
 	CHECK(umcg_switch(NOBODY, 0) == -ESRCH && umcg_kick_self() == -ESRCH);
 	CHECK(umcg_run(NOBODY, 0, &event) == -ESRCH);
 	CHECK(umcg_run(server, 0, &event) == -EINVAL);
+	CHECK(umcg_run_listed(NOBODY, 0, &event) == -ESRCH);
 	CHECK(umcg_kick(group, server) == -EINVAL);
 	CHECK(umcg_next_event(0, &event) == -ETIMEDOUT);
 	CHECK(umcg_wake(group, server) == 0);

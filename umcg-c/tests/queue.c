@@ -92,7 +92,7 @@ int main(int argc, char **argv)
 		if (umcg_queue_pick(queue, &worker, NULL)) {
 			if (!umcg_next_event(UMCG_FOREVER, &event))
 				CHECK(umcg_queue_told(queue, &event) == 0);
-		} else if (!umcg_run(worker, UMCG_FOREVER, &event)) {
+		} else if (!umcg_run_listed(worker, UMCG_FOREVER, &event)) {
 			CHECK(umcg_queue_ran(queue, &event) == 0);
 			left += event.reason == UMCG_REASON_EXITED;
 		}

@@ -241,7 +241,7 @@ umcg_id umcg_self(void);
  *		if (umcg_queue_pick(queue, &worker, NULL)) {
  *			if (!umcg_next_event(UMCG_FOREVER, &event))
  *				umcg_queue_told(queue, &event);
- *		} else if (!umcg_run(worker, UMCG_FOREVER, &event)) {
+ *		} else if (!umcg_run_listed(worker, UMCG_FOREVER, &event)) {
  *			umcg_queue_ran(queue, &event);
  *		}
  *	}
@@ -280,6 +280,15 @@ int umcg_queue_put_back(umcg_queue *queue, umcg_id worker);
  * Source: umcg_run_worker; the server's umcg_wait with next_tid.
  */
 int umcg_run(umcg_id worker, uint64_t deadline_ns, struct umcg_event *event);
+
+/*
+ * The same for the worker of an event, or of a queue of such: RUNNABLE -> RUNNING. One that
+ * waits by now is left alone: an event may be old, as scx_umcg lets go on whom no server takes
+ * for long, and umcg_run would end a wait that nobody has woken.
+ * Errors: as umcg_run; -EBUSY also if it waits: when that ends it is told again.
+ * Source: umcg_run_worker.
+ */
+int umcg_run_listed(umcg_id worker, uint64_t deadline_ns, struct umcg_event *event);
 
 /*
  * The oldest news, N above. The server: RUNNING -> IDLE -> RUNNING while there is none. Each

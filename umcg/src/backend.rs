@@ -45,9 +45,20 @@ pub trait Backend: Send + Sync {
     /// `me` is a member no more: any state -> NONE; a worker's server gets `Exited`.
     fn unregister(&self, me: Id) -> Result<()>;
 
-    /// Server `me`: `worker` RUNNABLE|IDLE -> RUNNING in my slot; returns when a worker
-    /// (after a switch not the same one) has left RUNNING there, or with `TimedOut`.
-    fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event>;
+    /// Server `me`: `worker` RUNNABLE, or with `ends_wait` also IDLE, -> RUNNING in my slot;
+    /// returns when a worker (after a switch not the same one) has left RUNNING there, or
+    /// with `TimedOut`.
+    fn run_if(&self, me: Id, worker: Id, ends_wait: bool, deadline_ns: u64) -> Result<Event>;
+
+    /// Whoever waits to run, or for a wake.
+    fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+        self.run_if(me, worker, true, deadline_ns)
+    }
+
+    /// The worker of an event: where it waits by now, its new wait stands.
+    fn run_listed(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+        self.run_if(me, worker, false, deadline_ns)
+    }
 
     /// Server `me`: the oldest event of its lists, `TimedOut` if none came in time.
     fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event>;

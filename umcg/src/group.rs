@@ -283,8 +283,14 @@ impl Inner {
         self.home.unregister(me)
     }
 
-    pub(crate) fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
-        self.home.run(me, worker, deadline_ns)
+    pub(crate) fn run(
+        &self,
+        me: Id,
+        worker: Id,
+        ends_wait: bool,
+        deadline_ns: u64,
+    ) -> Result<Event> {
+        self.home.run(me, worker, ends_wait, deadline_ns)
     }
 
     pub(crate) fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event> {

@@ -230,7 +230,13 @@ impl Home {
         // pairs with next_event()
     }
 
-    pub(crate) fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+    pub(crate) fn run(
+        &self,
+        me: Id,
+        worker: Id,
+        ends_wait: bool,
+        deadline_ns: u64,
+    ) -> Result<Event> {
         self.settle(me)?;
         let theirs = self.home(worker);
         let Some((served, id)) = self.at_kernel(me) else {
@@ -240,7 +246,7 @@ impl Home {
             if theirs != 0 {
                 return Err(self.not_here_yet(worker));
             }
-            return self.futex.run(me, worker, deadline_ns);
+            return self.futex.run_if(me, worker, ends_wait, deadline_ns);
         };
         if theirs == 0 || !is_at(theirs, &served) {
             self.futex_member(worker)?;
@@ -250,7 +256,8 @@ impl Home {
             side.runs.store(1, Relaxed);
         }
         let to = clock_to_machine(deadline_ns);
-        match served.group.run(id, id_at_kernel(theirs), to) {
+        let ran = served.group.run_if(id, id_at_kernel(theirs), ends_wait, to);
+        match ran {
             Ok(event) => Ok(self.named(event)),
             Err(error) if lost(&error) => {
                 self.server_to_book(me, &served)?;

@@ -80,7 +80,24 @@ impl Server {
     #[doc(alias = "umcg_run")]
     pub fn run(&mut self, worker: Id, deadline_ns: u64) -> Result<Event> {
         check("run", self.id, self.forks)?;
-        self.group.inner.run(self.id, worker, deadline_ns)
+        self.group.inner.run(self.id, worker, true, deadline_ns)
+    }
+
+    /// As [`run`](Self::run), for the worker of an event, or of a queue of such: RUNNABLE ->
+    /// RUNNING. One that waits by now is left alone.
+    ///
+    /// An event may be old by the time that its worker is run: where no server takes a worker
+    /// for long, scx_umcg lets it go on, and another server may have run it since. `run`
+    /// would end a wait of its that nobody has woken.
+    ///
+    /// # Errors
+    ///
+    /// As `run`; `WrongState` also if it waits: when that ends it is told again.
+    ///
+    /// Source: UMCG, `umcg_run_worker`.
+    pub fn run_listed(&mut self, worker: Id, deadline_ns: u64) -> Result<Event> {
+        check("run", self.id, self.forks)?;
+        self.group.inner.run(self.id, worker, false, deadline_ns)
     }
 
     /// The oldest news: a worker that is RUNNABLE and waits for a server, one that has

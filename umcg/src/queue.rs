@@ -25,7 +25,7 @@
 //!         continue;
 //!     }
 //!     if let Some((worker, _slice)) = queue.pick() {
-//!         let event = server.run(worker, FOREVER)?;
+//!         let event = server.run_listed(worker, FOREVER)?;
 //!         queue.ran(&event)?;
 //!         left += usize::from(event.reason == umcg::Reason::Exited);
 //!     }

@@ -259,6 +259,20 @@ fn server_id(me: &Worker) -> Id {
 }
 
 #[test]
+fn run_listed_leaves_a_wait_alone_that_run_ends() {
+    let group = group();
+    let mut server = group.register_server().expect("a server");
+    let thread = worker(&group, 0, |me| me.wait(FOREVER).map(|_| ()));
+    let id = next(&mut server).worker;
+    assert_eq!(run(&mut server, id).reason, Reason::Waits);
+    let waits = server.run_listed(id, soon()).expect_err("it waits");
+    assert_eq!(waits.kind(), ErrorKind::WrongState);
+    assert_eq!(group.state(id).expect("it is there").state, State::Idle);
+    assert_eq!(run(&mut server, id).reason, Reason::Exited);
+    thread.join().expect("no panic").expect("it was run");
+}
+
+#[test]
 fn run_timed_out_keeps_the_slot_until_the_worker_calls() {
     let group = group();
     let mut server = group.register_server().expect("a server");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use umcg::backend::Backend;
 use umcg::kernel::{KernelGroup, sys};
-use umcg::{ErrorKind, Id, Kind, Reason, Woken};
+use umcg::{ErrorKind, Id, Kind, Reason, State, Woken, word};
 
 use super::app_hostile::program_runs;
 use super::{Test, short};
@@ -27,6 +27,12 @@ pub const TESTS: &[Test] = &[
     short("vm_group_kick_preempts", "group", 10, kick),
     short("vm_group_fault_is_told_apart", "group", 10, fault),
     short("vm_group_wrong_calls_are_refused", "group", 10, wrong_calls),
+    short(
+        "vm_group_run_listed_leaves_waits_alone",
+        "group",
+        10,
+        run_listed_leaves_waits_alone,
+    ),
     short("vm_group_two_are_isolated", "group", 10, isolated),
     Test {
         tries: 3,
@@ -404,6 +410,40 @@ fn fault() -> Result<Verdict> {
             let sleep = libc::SYS_clock_nanosleep as u32;
             ensure!(seen.calls.contains(&sleep), "no nanosleep: {seen:?}");
             Ok(())
+        })
+    })
+}
+
+/// Worker 0 waits, first held, then asleep for real: an event of before ends neither wait.
+fn run_listed_leaves_waits_alone() -> Result<Verdict> {
+    in_client(|| {
+        with_server(4, |group, me| {
+            let waits = worker(group, 0, |group, me| {
+                ensure!(group.wait(me, u64::MAX)? == Woken::Woken, "timed out");
+                // A second wake, or a wait that had another end, is left over.
+                ensure!(group.wait(me, 0)? == Woken::TimedOut, "woken twice");
+                Ok(())
+            });
+            let new = group.next_event(me, u64::MAX)?.worker;
+            let event = run_past_faults(group, me, new)?;
+            ensure!(event.reason == Reason::Waits, "{event:?}");
+            for asleep in [false, true] {
+                while asleep && group.state(new)?.flags & word::ASLEEP == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                ensure!(
+                    kind_of(group.run_listed(me, new, u64::MAX)) == Some(ErrorKind::WrongState),
+                    "ran a worker that waits"
+                );
+                let state = group.state(new)?;
+                ensure!(
+                    state.state == State::Idle && state.flags & word::PENDING == 0,
+                    "{state:?}"
+                );
+            }
+            group.wake(new)?;
+            serve(group, me, 1)?;
+            join_all(vec![waits])
         })
     })
 }

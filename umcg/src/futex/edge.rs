@@ -171,14 +171,14 @@ pub(crate) fn time_out(worker: &Worker, now: u64, wait: Word) -> bool {
     step(worker, now, |word| (word == wait).then_some(to)).is_ok()
 }
 
-/// RUNNABLE or IDLE -> RUNNABLE|CLAIMED: the caller, and nobody else, may `start` it.
-/// The word, or the one that forbids it. Any thread.
-pub(crate) fn claim(worker: &Worker, now: u64) -> Result<Word, Word> {
+/// RUNNABLE, or with `ends_wait` also IDLE, -> RUNNABLE|CLAIMED: the caller, and nobody else,
+/// may `start` it. The word, or the one that forbids it. Any thread.
+pub(crate) fn claim(worker: &Worker, ends_wait: bool, now: u64) -> Result<Word, Word> {
     let made = step(worker, now, |word| match word.state() {
         Some(State::Runnable) if word.0 & CLAIMED == 0 => {
             Some(State::Runnable as u64 | CLAIMED | word.flags())
         }
-        Some(State::Idle) => Some(State::Runnable as u64 | CLAIMED),
+        Some(State::Idle) if ends_wait => Some(State::Runnable as u64 | CLAIMED),
         _ => None,
     });
     made.map(|(_, new)| new)
@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn claim_is_for_one_and_start_is_for_who_claimed() {
         let worker = at(State::Runnable);
-        let mine = claim(&worker, 200).unwrap();
-        assert!(claim(&worker, 201).is_err());
+        let mine = claim(&worker, true, 200).unwrap();
+        assert!(claim(&worker, true, 201).is_err());
         assert_eq!(wake(&worker, 202), Woke::Remembered);
         let running = start(&worker, 203, mine).unwrap();
         assert_eq!(running.flags(), WAKE);
@@ -286,7 +286,8 @@ mod tests {
     #[test]
     fn claim_given_up_leaves_it_runnable() {
         let worker = at(State::Idle);
-        let mine = claim(&worker, 200).unwrap();
+        assert!(claim(&worker, false, 199).is_err(), "its wait stands");
+        let mine = claim(&worker, true, 200).unwrap();
         assert!(unclaim(&worker, 201, mine));
         assert!(!unclaim(&worker, 202, mine));
         let word = load(&worker);
@@ -301,7 +302,7 @@ mod tests {
             panic!("it was not woken");
         };
         assert_eq!(wake(&worker, 201), Woke::Edge);
-        let claimed = claim(&worker, 202).unwrap();
+        let claimed = claim(&worker, true, 202).unwrap();
         start(&worker, 203, claimed).unwrap();
         let Begun::Idle(second) = begin_wait(&worker, 204) else {
             panic!("it was not woken");
@@ -330,12 +331,12 @@ mod tests {
     #[test]
     fn account_adds_each_state_to_its_own_sum() {
         let worker = at(State::Runnable);
-        let claimed = claim(&worker, 150).unwrap();
+        let claimed = claim(&worker, true, 150).unwrap();
         start(&worker, 200, claimed).unwrap();
         leave(&worker, 1200, YIELDED).unwrap();
         assert_eq!(worker.run_ns.load(Relaxed), 1000);
         assert_eq!(worker.wait_ns.load(Relaxed), 100);
-        let claimed = claim(&worker, 1300).unwrap();
+        let claimed = claim(&worker, true, 1300).unwrap();
         start(&worker, 1400, claimed).unwrap();
         assert_eq!(worker.since_ns.load(Relaxed), 1400);
     }
@@ -349,7 +350,7 @@ mod tests {
             let now = days * DAY;
             assert_eq!(wake(&worker, now), Woke::Edge);
             assert_eq!(worker.since_ns.load(Relaxed), now, "{days} days");
-            let claimed = claim(&worker, now + 50).unwrap();
+            let claimed = claim(&worker, true, now + 50).unwrap();
             start(&worker, now + 70, claimed).unwrap();
             // It computes for as long.
             leave(&worker, 2 * now, YIELDED).unwrap();
@@ -365,6 +366,6 @@ mod tests {
         assert!(exit(&worker, 200).is_some());
         assert!(exit(&worker, 201).is_none());
         assert_eq!(wake(&worker, 202), Woke::Nobody);
-        assert!(claim(&worker, 203).is_err());
+        assert!(claim(&worker, true, 203).is_err());
     }
 }

@@ -93,9 +93,16 @@ impl FutexGroup {
     }
 
     /// Claims `to` and binds it to `slot`; who calls decides when it starts.
-    fn claim(&self, call: &'static str, me: Id, to: Id, slot: usize) -> Result<Claimed<'_>> {
+    fn claim(
+        &self,
+        call: &'static str,
+        me: Id,
+        to: Id,
+        ends_wait: bool,
+        slot: usize,
+    ) -> Result<Claimed<'_>> {
         let (worker, side) = self.worker(call, to)?;
-        let claim = edge::claim(worker, clock::machine_now())
+        let claim = edge::claim(worker, ends_wait, clock::machine_now())
             .map_err(|word| Error::new(ErrorKind::WrongState, call, word.0))?;
         worker.claim.store(me.raw(), Relaxed);
         side.slot.store(slot as u32, Relaxed);
@@ -156,7 +163,7 @@ impl FutexGroup {
         {
             return;
         }
-        if let Ok(claimed) = self.claim("wait", me, me, 0) {
+        if let Ok(claimed) = self.claim("wait", me, me, true, 0) {
             claimed.start();
         }
     }
@@ -265,7 +272,7 @@ impl FutexGroup {
     pub(crate) fn send_off(&self, index: u32) {
         let id = self.book.id_at(index);
         if let Some(id) = id
-            && let Ok(claimed) = self.claim("wait", id, id, 0)
+            && let Ok(claimed) = self.claim("wait", id, id, true, 0)
         {
             claimed.start();
         }
@@ -328,7 +335,7 @@ impl Backend for FutexGroup {
         self.leave(me, false)
     }
 
-    fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+    fn run_if(&self, me: Id, worker: Id, ends_wait: bool, deadline_ns: u64) -> Result<Event> {
         let (side, slot, local) = self.server("run", me)?;
         let it = &self.book.slots()[slot];
         let holds = it.holds.load(Acquire);
@@ -336,7 +343,7 @@ impl Backend for FutexGroup {
             return Err(Error::new(ErrorKind::Again, "run", holds));
         }
         let record = &self.book.workers()[me.index() as usize];
-        let claimed = self.claim("run", me, worker, slot)?;
+        let claimed = self.claim("run", me, worker, ends_wait, slot)?;
         edge::set(record, clock::machine_now(), State::Idle);
         it.holds.store(worker.raw(), Release);
         if !claimed.start() {
@@ -426,7 +433,7 @@ impl Backend for FutexGroup {
             return Err(Error::new(ErrorKind::WrongState, "switch", word.0));
         }
         let slot = side.slot.load(Relaxed) as usize % self.book.slots().len();
-        let target = self.claim("switch", me, to, slot)?;
+        let target = self.claim("switch", me, to, true, slot)?;
         // From my edge on somebody else may run me, in another slot.
         let now = clock::machine_now();
         let (wait, word) = match edge::begin_wait(worker, now) {

@@ -62,7 +62,7 @@ fn loom_edge_timeout_vs_wake_vs_claim() {
         let waker = thread::spawn(move || edge::wake(&other, 20));
         let other = worker.clone();
         let runner = thread::spawn(move || {
-            let claim = edge::claim(&other, 30).expect("nobody else claims");
+            let claim = edge::claim(&other, true, 30).expect("nobody else claims");
             edge::start(&other, 31, claim).is_some()
         });
         let (timed_out, woke) = (timer.join().unwrap(), waker.join().unwrap());
@@ -88,7 +88,7 @@ fn loom_edge_switch_vs_run() {
             .map(|now| {
                 let other = worker.clone();
                 thread::spawn(move || {
-                    let claim = edge::claim(&other, now);
+                    let claim = edge::claim(&other, true, now);
                     claim.is_ok_and(|claim| edge::start(&other, now + 1, claim).is_some())
                 })
             })
@@ -103,7 +103,7 @@ fn loom_edge_switch_vs_run() {
 fn loom_edge_unclaim_vs_start() {
     model(|| {
         let worker = at(State::Runnable);
-        let claim = edge::claim(&worker, 5).unwrap();
+        let claim = edge::claim(&worker, true, 5).unwrap();
         let other = worker.clone();
         let starter = thread::spawn(move || edge::start(&other, 10, claim).is_some());
         let other = worker.clone();

@@ -402,8 +402,8 @@ impl Backend for KernelGroup {
         self.leave(intf::umcg_reason_UMCG_R_EXITED)
     }
 
-    fn run(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
-        self.run_worker(me, worker, deadline_ns)
+    fn run_if(&self, me: Id, worker: Id, ends_wait: bool, deadline_ns: u64) -> Result<Event> {
+        self.run_worker(me, worker, ends_wait, deadline_ns)
     }
 
     fn next_event(&self, me: Id, deadline_ns: u64) -> Result<Event> {

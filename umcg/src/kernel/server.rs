@@ -54,7 +54,13 @@ impl KernelGroup {
             || before != (truth.parks.load(Relaxed), truth.ev_seq.load(Acquire))
     }
 
-    pub(super) fn run_worker(&self, me: Id, worker: Id, deadline_ns: u64) -> Result<Event> {
+    pub(super) fn run_worker(
+        &self,
+        me: Id,
+        worker: Id,
+        ends_wait: bool,
+        deadline_ns: u64,
+    ) -> Result<Event> {
         let truth = self.find(me, "run")?;
         if !self.alive() {
             return Err(self.gone("run", me.raw()));
@@ -65,7 +71,8 @@ impl KernelGroup {
         }
         let mut whom = worker.raw();
         // What is not IDLE now has no wait to end: one that it begins meanwhile is another one.
-        if Word(self.truth(worker.index()).word.load(Acquire)).state() == Some(State::Idle) {
+        let word = Word(self.truth(worker.index()).word.load(Acquire));
+        if ends_wait && word.state() == Some(State::Idle) {
             whom |= u64::from(intf::UMCG_RUN_IDLE);
         }
         let (mut unseen, mut refused) = (0, 0);

@@ -82,7 +82,7 @@ impl Shared {
     fn run(&self, mine: usize, server: &mut Server, worker: Id, slice: Option<Duration>) {
         self.stats.runs.fetch_add(1, Relaxed);
         let quantum = slice.or(self.quantum);
-        match server.run(worker, quantum_end(quantum)) {
+        match server.run_listed(worker, quantum_end(quantum)) {
             Ok(event) => {
                 match event.reason {
                     Reason::Yielded => self.stats.yields.fetch_add(1, Relaxed),
