@@ -40,6 +40,7 @@ impl Rule for ByBirth {
                 Decide::Keyed => Order::Birth,
                 Decide::Staged => Order::Own,
             },
+            alone: true,
             ..Traits::STAGED
         }
     }

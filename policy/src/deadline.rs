@@ -226,6 +226,7 @@ impl Policy for Deadline {
     fn traits(&self) -> Traits {
         Traits {
             order: Order::Own,
+            alone: true,
             ..Traits::STAGED
         }
     }

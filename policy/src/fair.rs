@@ -70,6 +70,7 @@ impl Policy for Fair {
             order: Order::Fair,
             history: self.decide == Decide::Keyed,
             tick_ns: 0,
+            alone: false,
         }
     }
 

@@ -33,7 +33,10 @@ impl Policy for Fifo {
     }
 
     fn traits(&self) -> Traits {
-        Traits::STAGED
+        Traits {
+            alone: true,
+            ..Traits::STAGED
+        }
     }
 
     fn len(&self) -> usize {

@@ -226,6 +226,9 @@ pub struct Traits {
     /// Keyed: wants a turn at least so often while its server's CPU is busy, news or not; 0 =
     /// only for news. Each turn costs an activation.
     pub tick_ns: u64,
+    /// While nobody else waits a worker may go on after its quantum without coming back to the
+    /// queue. Not where accounts go by turns: who comes later would find one with a debt.
+    pub alone: bool,
 }
 
 impl Traits {
@@ -237,6 +240,7 @@ impl Traits {
         order: Order::Arrival,
         history: false,
         tick_ns: 0,
+        alone: false,
     };
 }
 

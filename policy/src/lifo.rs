@@ -33,6 +33,7 @@ impl Rule for LastFirst {
     fn traits(&self) -> Traits {
         Traits {
             order: Order::Own,
+            alone: true,
             ..Traits::STAGED
         }
     }

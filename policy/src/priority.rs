@@ -63,6 +63,7 @@ impl Policy for Priority {
     fn traits(&self) -> Traits {
         Traits {
             order: Order::Own,
+            alone: true,
             ..Traits::STAGED
         }
     }

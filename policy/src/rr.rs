@@ -61,6 +61,7 @@ impl Policy for RoundRobin {
         Traits {
             decide: self.decide,
             keyed: true,
+            alone: true,
             ..Traits::STAGED
         }
     }

@@ -149,7 +149,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->slot_end_ns = 0;	/* kick_ns of a worker */
 	m->slot_v = t->v;
 	m->slot_cpu = t->clock_cpu;
-	desk->op = desk->asleep = desk->poked = desk->nopreempt = 0;
+	desk->op = desk->asleep = desk->poked = desk->nopreempt = desk->alone = 0;
 	desk->key = ~0ULL;
 	if (tok->kind == UMCG_M_SERVER)
 		desk->resync = 1;	/* who was RUNNABLE before there was a server */

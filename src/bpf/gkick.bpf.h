@@ -6,7 +6,7 @@
  *             until it is met or the word has moved on. SCX_KICK_PREEMPT only hurries;
  *          2. quantum: who begins to run in a slot puts the end of its stint down for its
  *             CPU; one timer for all kicks who is over. CPU time: off its CPU the
- *             quantum stands still;
+ *             quantum stands still. Whom nobody waits behind goes on for another one;
  *          3. put off: a kick waits, SECTION_MAX_NS at most, while the worker is in a
  *             section without preemption, or in a system call, where it may hold a lock of
  *             the kernel; the same timer ends that.
@@ -186,15 +186,17 @@ static __always_inline void stint_put(s32 cpu, u32 idx, u64 stint, u64 end, u64 
 static __always_inline void stint_begin(struct task_struct *p, struct umcg_task *t,
 					struct umcg_member *m, u64 now)
 {
-	u64 stint = stint_of(READ_ONCE(m->word)), used, quantum = t->quantum_us * NSEC_PER_USEC;
+	u64 stint = stint_of(READ_ONCE(m->word)), quantum = t->quantum_us * NSEC_PER_USEC;
+	s64 used;
 
 	if (t->stint != stint) {
 		t->stint = stint;
 		t->stint_exec = p->se.sum_exec_runtime;
 	}
+	/* Below 0: its last quantum ended by the clock, a little before its CPU time. */
 	used = p->se.sum_exec_runtime - t->stint_exec;
 	stint_put(scx_bpf_task_cpu(p), t->idx, stint,
-		  now + (used < quantum ? quantum - used : 0), now);
+		  now + (used < (s64)quantum ? quantum - used : 0), now);
 }
 
 /* In a system call that it has not ended by giving its CPU up: it may hold a lock. */
@@ -239,11 +241,25 @@ __weak int put_off(struct task_struct *p __arg_trusted, struct umcg_task *t __ar
 	/* pairs with the library's end of a section */
 }
 
+/*
+ * Nobody would be run instead of @w, by its server's word: its stint goes on for another
+ * quantum. One that is put off is over all the same.
+ */
+static __always_inline bool nobody_waits(const struct umcg_task *t, const struct umcg_member *w,
+					 u64 word)
+{
+	void *desks = desks_of(t);
+	struct umcg_desk *desk = desks ? desk_at(desks, READ_ONCE(w->slot)) : NULL;
+
+	return desk && READ_ONCE(desk->alone) && !has_news(desk) && !kick_source_of(w, word);
+	/* pairs with the library's show_alone() */
+}
+
 /* Whose stint on @cpu was to end at @end. When to look again, ~0: not for this one. */
 static __always_inline u64 stint_over(s32 cpu, struct umcg_own *own, u64 end, u64 now)
 {
 	u32 idx = READ_ONCE(own->stint_idx);
-	u64 stint = READ_ONCE(own->stint), word, quantum;
+	u64 stint = READ_ONCE(own->stint), word, quantum, began;
 	bool same = READ_ONCE(own->stint_end_ns) == end && cpu_rec(cpu)->cur_idx == idx;
 	struct task_struct *p = same ? worker_task(idx) : NULL;
 	struct umcg_task *t = p ? task_ctx(p) : NULL;
@@ -251,11 +267,18 @@ static __always_inline u64 stint_over(s32 cpu, struct umcg_own *own, u64 end, u6
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
 
 	if (m) {
+		began = READ_ONCE(t->stint_exec);
 		word = READ_ONCE(m->word);
+		quantum = t->quantum_us * NSEC_PER_USEC;
 		if (stint_of(word) == stint && m->sys == idx && READ_ONCE(m->slot)) {
-			stint_kick(m, word, UMCG_S_QUANTUM);
-			/* The next stint here begins now, and this fits its end. */
-			quantum = t->quantum_us * NSEC_PER_USEC;
+			if (quantum && nobody_waits(t, m, word)) {
+				count(grp_alone);
+				umcg_cmpxchg(&t->stint_exec, began, began + quantum);
+				umcg_cmpxchg(&own->stint_end_ns, end, now + quantum);
+			} else {
+				stint_kick(m, word, UMCG_S_QUANTUM);
+			}
+			/* The next stint here, or quantum, begins now, and this fits its end. */
 			return now + (quantum ?: SECTION_MAX_NS);
 		}
 	}

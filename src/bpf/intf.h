@@ -280,6 +280,7 @@ struct umcg_server {
 	X(grp_by_kick, "workers forced off by a kick")				\
 	X(grp_by_deadline, "workers forced off by the deadline of their run")	\
 	X(grp_by_quantum, "workers forced off by their group's quantum")	\
+	X(grp_alone, "quanta of workers that nobody waited behind: they went on")	\
 	X(grp_by_signal, "workers forced off by a signal handler of their own")	\
 	X(grp_by_wake, "workers forced off by one that woke up with a lower key")	\
 	X(grp_section, "kicks put off for a section without preemption")	\

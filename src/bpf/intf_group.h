@@ -274,6 +274,9 @@ struct umcg_member {
  *   it, once. A record with a notice is given out again only when there is no other:
  *   a second notice would take its place.
  * `nopreempt` (worker): sections without preemption that the thread is in; see `kick`.
+ * `alone` (server): 1 while it knows of nobody but the worker that it runs. The quantum ends
+ *   nothing then, as that worker would be run again. Who puts another one into the queue that
+ *   the server picks from stores 0, any thread of its process.
  * `key` (worker): where the thread wants to be in its server's order. Who becomes RUNNABLE
  *   forces the worker off that its server runs and whose key is higher.
  * `poked`: set by a wake of the server, which then returns from its wait for events.
@@ -311,6 +314,7 @@ struct umcg_desk {
 	u32 queued;		/* 0, or the umcg_owner of the link */
 	u32 next;
 	u32 nopreempt;
+	u32 alone;
 	u64 key;		/* worker: lower ones come first; ~0 = has none */
 };
 

@@ -327,6 +327,11 @@ impl Inner {
         self.home.is_running(me)
     }
 
+    /// Whether `server` knows of nobody but the worker that it runs: then a quantum ends nothing.
+    pub(crate) fn show_alone(&self, server: Id, alone: bool) {
+        self.home.show_alone(server, alone);
+    }
+
     /// `me`, the calling worker, is in so many sections. Async-signal-safe.
     pub(crate) fn show_sections(&self, me: Id, count: u32) {
         self.home.show_sections(me, count);

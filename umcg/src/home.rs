@@ -430,6 +430,13 @@ impl Home {
         }
     }
 
+    /// The kernel's side alone has a quantum.
+    pub(crate) fn show_alone(&self, server: Id, alone: bool) {
+        if let Some((served, id)) = self.at_kernel(server) {
+            served.group.show_alone(id, alone);
+        }
+    }
+
     /// Async-signal-safe; the kernel's side alone forces anybody off in a section.
     pub(crate) fn show_sections(&self, me: Id, count: u32) {
         if let Some((served, id)) = self.at_kernel_now(self.home(me)) {

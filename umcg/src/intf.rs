@@ -299,16 +299,17 @@ pub const umcg_counter_UMCG_C_grp_shared: umcg_counter = 59;
 pub const umcg_counter_UMCG_C_grp_by_kick: umcg_counter = 60;
 pub const umcg_counter_UMCG_C_grp_by_deadline: umcg_counter = 61;
 pub const umcg_counter_UMCG_C_grp_by_quantum: umcg_counter = 62;
-pub const umcg_counter_UMCG_C_grp_by_signal: umcg_counter = 63;
-pub const umcg_counter_UMCG_C_grp_by_wake: umcg_counter = 64;
-pub const umcg_counter_UMCG_C_grp_section: umcg_counter = 65;
-pub const umcg_counter_UMCG_C_grp_abuse: umcg_counter = 66;
-pub const umcg_counter_UMCG_C_grp_grace: umcg_counter = 67;
-pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 68;
-pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 69;
-pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 70;
-pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 71;
-pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 72;
+pub const umcg_counter_UMCG_C_grp_alone: umcg_counter = 63;
+pub const umcg_counter_UMCG_C_grp_by_signal: umcg_counter = 64;
+pub const umcg_counter_UMCG_C_grp_by_wake: umcg_counter = 65;
+pub const umcg_counter_UMCG_C_grp_section: umcg_counter = 66;
+pub const umcg_counter_UMCG_C_grp_abuse: umcg_counter = 67;
+pub const umcg_counter_UMCG_C_grp_grace: umcg_counter = 68;
+pub const umcg_counter_UMCG_C_idl_none: umcg_counter = 69;
+pub const umcg_counter_UMCG_C_idl_steps: umcg_counter = 70;
+pub const umcg_counter_UMCG_C_idl_deleted: umcg_counter = 71;
+pub const umcg_counter_UMCG_C_idl_race: umcg_counter = 72;
+pub const umcg_counter_UMCG_NR_COUNTERS: umcg_counter = 73;
 pub type umcg_counter = ::std::os::raw::c_uint;
 pub const umcg_tier_UMCG_TIER_HIGH: umcg_tier = 0;
 pub const umcg_tier_UMCG_TIER_NORMAL: umcg_tier = 1;
@@ -361,7 +362,7 @@ pub struct umcg_cpu {
     pub parked_weight: u64_,
     pub due: u64_,
     pub __bindgen_padding_0: [u8; 32usize],
-    pub cnt: [u64_; 72usize],
+    pub cnt: [u64_; 73usize],
     pub waits: [u64_; 140usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -422,7 +423,7 @@ const _: () = {
         [::std::mem::offset_of!(umcg_cpu, parked_weight) - 208usize];
     ["Offset of field: umcg_cpu::due"][::std::mem::offset_of!(umcg_cpu, due) - 216usize];
     ["Offset of field: umcg_cpu::cnt"][::std::mem::offset_of!(umcg_cpu, cnt) - 256usize];
-    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 832usize];
+    ["Offset of field: umcg_cpu::waits"][::std::mem::offset_of!(umcg_cpu, waits) - 840usize];
 };
 pub const umcg_queue_UMCG_Q_PARK: umcg_queue = 1;
 pub const umcg_queue_UMCG_Q_HAND: umcg_queue = 2;
@@ -715,6 +716,7 @@ pub struct umcg_desk {
     pub queued: u32_,
     pub next: u32_,
     pub nopreempt: u32_,
+    pub alone: u32_,
     pub key: u64_,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -742,6 +744,7 @@ const _: () = {
     ["Offset of field: umcg_desk::next"][::std::mem::offset_of!(umcg_desk, next) - 84usize];
     ["Offset of field: umcg_desk::nopreempt"]
         [::std::mem::offset_of!(umcg_desk, nopreempt) - 88usize];
+    ["Offset of field: umcg_desk::alone"][::std::mem::offset_of!(umcg_desk, alone) - 92usize];
     ["Offset of field: umcg_desk::key"][::std::mem::offset_of!(umcg_desk, key) - 96usize];
 };
 #[repr(C)]

@@ -149,6 +149,7 @@ pub struct GroupConfig {
     /// How long a worker may use its slot in one go, in CPU time: then it is forced off, and
     /// told as [`Preempted`](crate::Reason::Preempted). [`QUANTUM_MIN`]..=[`QUANTUM_MAX`], to the
     /// microsecond; zero: for as long as its server lets it. The kernel's tick does not matter.
+    /// While nobody waits in its queues the [runtime](crate::runtime) lets it go on.
     ///
     /// In kernel mode only: in futex-only mode there is none, and
     /// [`Group::quantum`](crate::Group::quantum) says so.

@@ -161,6 +161,11 @@ impl ReadyQueue {
         self.len() == 0
     }
 
+    /// Whether a worker need not come back at the end of its quantum while nobody else waits.
+    pub(crate) fn lets_alone(&self) -> bool {
+        self.policy.traits().alone
+    }
+
     /// News of [`Server::next_event`](crate::Server::next_event).
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! All tests, by what they are about.
 
+mod alone;
 mod app;
 mod app_cost;
 pub mod app_cycles;
@@ -176,6 +177,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         decide::TESTS,
         policy::TESTS,
         policy_two::TESTS,
+        alone::TESTS,
         preempt::TESTS,
         preempt_churn::TESTS,
         preempt_latency::TESTS,

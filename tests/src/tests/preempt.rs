@@ -279,7 +279,7 @@ fn sections_body() -> Result<()> {
 }
 
 /// `body` in a client, over which counter `name` has to move.
-fn counted(name: &str, least: u64, body: fn() -> Result<()>) -> Result<Verdict> {
+pub(super) fn counted(name: &str, least: u64, body: fn() -> Result<()>) -> Result<Verdict> {
     let sched = harness::shared()?;
     let before = sched.counter(name)?;
     let verdict = beside(body, || Ok(()))?;

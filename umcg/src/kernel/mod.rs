@@ -273,7 +273,7 @@ impl KernelGroup {
     pub fn scribble(&self, index: u32, value: u64) {
         const OP_LEAVE: u32 = intf::umcg_op_UMCG_OP_LEAVE;
         let desk = self.desk(index);
-        match value % 12 {
+        match value % 13 {
             // What there is, but not to leave, and what there is not.
             0 if value & 0x80 == 0 => desk.op.store((value as u32 >> 8) % OP_LEAVE, Relaxed),
             0 => desk.op.store(value as u32 >> 8 | 0x10, Relaxed),
@@ -290,6 +290,7 @@ impl KernelGroup {
             8 => desk.left_id.store(value, Relaxed),
             9 => desk.nopreempt.store(value as u32 >> 3, Relaxed),
             10 => desk.key.store(value >> 3, Relaxed),
+            11 => desk.alone.store(value as u32 >> 3, Relaxed),
             _ => desk.next.store(value as u32 >> 20, Relaxed),
         }
     }

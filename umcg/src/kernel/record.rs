@@ -84,6 +84,7 @@ pub struct Desk {
     pub queued: AtomicU32,
     pub next: AtomicU32,
     pub nopreempt: AtomicU32,
+    pub alone: AtomicU32,
     pub key: AtomicU64,
     _line1: [u32; 6],
 }
@@ -187,6 +188,7 @@ same_place!(
         queued,
         next,
         nopreempt,
+        alone,
         key
     ]
 );

@@ -54,6 +54,13 @@ impl KernelGroup {
             || before != (truth.parks.load(Relaxed), truth.ev_seq.load(Acquire))
     }
 
+    /// Whether server `me` knows of nobody but the worker that it is about to run, or runs. It
+    /// says so itself, and nobody else but that it is over.
+    pub fn show_alone(&self, me: Id, alone: bool) {
+        self.desk(me.index()).alone.store(alone.into(), Relaxed);
+        // pairs with nobody_waits()
+    }
+
     pub(super) fn run_worker(
         &self,
         me: Id,

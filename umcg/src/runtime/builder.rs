@@ -161,10 +161,14 @@ impl Builder {
                 }))
             })
             .collect::<Result<Vec<_>>>()?;
+        let may_be_alone =
+            !self.group.quantum.is_zero() && ready.iter().all(|queue| queue.lock().lets_alone());
         let shared = Arc::new(Shared {
             group,
             ready,
             sleepers: Locked::new(Vec::with_capacity(self.servers)),
+            may_be_alone,
+            alone: Locked::new(Vec::with_capacity(self.servers)),
             tasks: Locked::new(Tasks::default()),
             stats: Counters::default(),
             quantum: self.quantum,

@@ -75,6 +75,10 @@ struct Shared {
     ready: Vec<Locked<ReadyQueue>>,
     /// Servers that found nothing to run.
     sleepers: Locked<Vec<Id>>,
+    /// The group's quantum need not end a worker's turn that nobody waits for.
+    may_be_alone: bool,
+    /// Servers that run such a worker.
+    alone: Locked<Vec<Id>>,
     tasks: Locked<Tasks>,
     stats: Counters,
     quantum: Option<Duration>,
