@@ -97,11 +97,12 @@ pub const ROWS: &[Claim] = &[
     .beside("jobs", source("deadlines_fair", "jobs"))
     .at_least(0.05),
     row(
-        "deadline.two-cpus.jobs",
+        "deadline.two-cpus.in-time",
         TWO_CPUS,
         "deadlines_on_two_cpus",
-        "jobs",
-    ),
+        "in_time",
+    )
+    .at_least(2000.0),
     row(
         "deadline.two-cpus.missed",
         TWO_CPUS,
