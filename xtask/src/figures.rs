@@ -1,5 +1,5 @@
-//! `cargo xtask figures`: the rows that `cargo xtask bench` stored, as `docs/figures.md` and a
-//! chart of how near each one comes to its bar.
+//! `cargo xtask figures`: the rows that `cargo xtask bench` stored, as `docs/figures.md`, a
+//! chart of how near each one comes to its bar, and the table of README.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::bench::record::Record;
 use crate::{bench, commit, proc};
 
 mod chart;
+mod readme;
 mod text;
 
 /// Flags of `cargo xtask figures`.
@@ -31,7 +32,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         set.rows = of_commit(set.rows, &commit::current(false)?)
             .with_context(|| file.display().to_string())?;
     }
-    write(&proc::repo().join("docs"), &newest(set.rows)?, set.partial)?;
+    write(proc::repo(), &newest(set.rows)?, set.partial)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,13 +84,20 @@ fn newest(rows: Vec<Record>) -> Result<Vec<Record>> {
     Ok(kept)
 }
 
-/// `figures.md` and `figures.svg` in the folder `docs`.
-fn write(docs: &Path, rows: &[Record], partial: bool) -> Result<()> {
+/// `figures.md` and `figures.svg` in the folder `docs` of `repo`, and README.md's table.
+fn write(repo: &Path, rows: &[Record], partial: bool) -> Result<()> {
+    let readme = repo.join("README.md");
+    let read = fs::read_to_string(&readme);
+    let old = read.with_context(|| format!("cannot read: {}", readme.display()))?;
+    let new = readme::renewed(&old, rows)?;
+    let docs = repo.join("docs");
     let chart = docs.join("figures.svg");
     let is_drawn = chart::draw(&chart, rows)?;
     let file = docs.join("figures.md");
-    fs::write(&file, text::text(rows, partial, is_drawn))
-        .with_context(|| format!("cannot write: {}", file.display()))
+    for (file, text) in [(file, text::text(rows, partial, is_drawn)), (readme, new)] {
+        fs::write(&file, text).with_context(|| format!("cannot write: {}", file.display()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,16 +143,18 @@ mod tests {
     #[test]
     fn figures_are_written_from_rows_that_were_cut_off() {
         let dir = std::env::temp_dir().join(format!("xtask-figures-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(dir.join("docs")).unwrap();
+        let readme = "<!-- figures: made by `cargo xtask figures` -->\n<!-- end of figures -->\n";
+        fs::write(dir.join("README.md"), readme).unwrap();
         let file = dir.join("rows.jsonl");
         let line = serde_json::to_string(&record("a.b", "7.3", "c1")).unwrap();
         fs::write(&file, format!("{line}\n{}", &line[..40])).unwrap();
         let set = read(&file).unwrap();
         assert!(set.partial && set.rows.len() == 1);
         write(&dir, &newest(set.rows).unwrap(), set.partial).unwrap();
-        let text = fs::read_to_string(dir.join("figures.md")).unwrap();
+        let text = fs::read_to_string(dir.join("docs/figures.md")).unwrap();
         assert!(text.contains("a.b") && text.contains("artial"), "{text}");
-        let chart = fs::read_to_string(dir.join("figures.svg")).unwrap();
+        let chart = fs::read_to_string(dir.join("docs/figures.svg")).unwrap();
         assert!(
             chart.starts_with("<svg") && chart.contains("a.b"),
             "{chart}"
