@@ -25,6 +25,7 @@
 //! Models: `loom_edge_wait_vs_wake`, `loom_edge_timeout_vs_wake_vs_claim`,
 //! `loom_edge_switch_vs_run`.
 
+use crate::clock;
 use crate::record::Worker;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::word::{PREEMPTED, State, Word, YIELDED};
@@ -65,6 +66,11 @@ pub(crate) fn load(worker: &Worker) -> Word {
     Word(worker.word.load(Acquire))
 }
 
+/// When `word`, just read of `worker`, was made, however long ago.
+pub(crate) fn since(worker: &Worker, word: Word) -> u64 {
+    word.restore_beside(worker.since_ns.load(Relaxed), clock::machine_now())
+}
+
 /// One edge: `make` says the state and flags that follow a word, or `None` to leave it.
 /// `Ok` is (before, after), `Err` the word that was left.
 fn step(
@@ -93,7 +99,8 @@ fn step(
 
 /// Times spent from `since` to `stamp`, by who made the edge: one at a time leaves a state.
 fn account(worker: &Worker, old: Word, since: u64, stamp: u64) {
-    worker.since_ns.store(stamp, Relaxed);
+    // Who made an older edge may have been preempted before it came here.
+    worker.since_ns.fetch_max(stamp, Relaxed);
     let spent = match old.state() {
         Some(State::Running) => &worker.run_ns,
         Some(State::Runnable) => &worker.wait_ns,
@@ -269,6 +276,15 @@ mod tests {
     #[test]
     fn wake_of_nobody_says_so() {
         assert_eq!(wake(&Worker::new(), 1), Woke::Nobody);
+    }
+
+    #[test]
+    fn time_of_an_older_edge_written_late_is_not_kept() {
+        let worker = at(State::Running);
+        let first = load(&worker);
+        leave(&worker, 300, YIELDED).unwrap();
+        account(&worker, first, 100, 200);
+        assert_eq!(worker.since_ns.load(Relaxed), 300);
     }
 
     #[test]
