@@ -26,7 +26,7 @@ type Late = (u64, u64);
 pub struct Stalls {
     /// The longest one.
     pub longest: Duration,
-    /// The longest one without the time that a SCHED_FIFO thread was late by as well.
+    /// The longest one without the time in which a SCHED_FIFO thread was late as well.
     pub own: Duration,
 }
 
@@ -104,6 +104,14 @@ impl Witnesses {
 pub struct Seen(Vec<Late>);
 
 impl Seen {
+    /// With the `nap` before each: a machine that is slow for a while was so between two late looks,
+    /// too, where nobody looked.
+    fn with_naps(self, nap: Duration) -> Self {
+        let nap = nap.as_nanos() as u64;
+        let begun = |&(late, there): &Late| (late.saturating_sub(nap), there);
+        Self(self.0.iter().map(begun).collect())
+    }
+
     /// For how much of the time from `start` to `end` one of them was.
     pub fn within(&self, start: u64, end: u64) -> Duration {
         let (mut sum, mut from) = (0, start);
@@ -123,7 +131,7 @@ pub fn during(cpus: usize, work: impl FnOnce() -> Result<()>) -> Result<Stalls> 
     let done = work();
     let seen = witnesses.end();
     let met = probe.join().ok().context("the probe panicked")?;
-    let seen = seen?;
+    let seen = seen?.with_naps(NAP);
     done?;
     let whole = |stall: &Late| Duration::from_nanos(stall.1 - stall.0);
     let own = |stall: &Late| whole(stall).saturating_sub(seen.within(stall.0, stall.1));
@@ -143,5 +151,12 @@ mod tests {
         let ns = |start, end| seen.within(start, end).as_nanos();
         assert_eq!((ns(0, 100), ns(5, 15), ns(20, 40)), (30, 10, 0));
         assert_eq!((ns(45, 46), ns(60, 70)), (1, 0));
+    }
+
+    #[test]
+    fn seen_with_naps_leaves_no_gap_between_late_looks() {
+        let seen = Seen(vec![(2, 5), (12, 14), (24, 26), (50, 51)]);
+        let seen = seen.with_naps(Duration::from_nanos(10));
+        assert_eq!(seen.within(0, 60), Duration::from_nanos(26 + 11));
     }
 }

@@ -47,12 +47,16 @@ pub const TESTS: &[Test] = &[
         12,
         reloads::<6>,
     ),
-    full(
-        "vm_full_config_1000_reloads",
-        "config-full",
-        900,
-        reloads::<1000>,
-    ),
+    // Where the host holds the machine up for a while, the longest stall says more of that.
+    Test {
+        tries: 3,
+        ..full(
+            "vm_full_config_1000_reloads",
+            "config-full",
+            900,
+            reloads::<1000>,
+        )
+    },
 ];
 
 fn file(name: &str, text: &str) -> Result<PathBuf> {
