@@ -25,7 +25,6 @@
 //! Models: `loom_edge_wait_vs_wake`, `loom_edge_timeout_vs_wake_vs_claim`,
 //! `loom_edge_switch_vs_run`.
 
-use crate::clock;
 use crate::record::Worker;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::word::{PREEMPTED, State, Word, YIELDED};
@@ -66,9 +65,9 @@ pub(crate) fn load(worker: &Worker) -> Word {
     Word(worker.word.load(Acquire))
 }
 
-/// When `word`, just read of `worker`, was made, however long ago.
-pub(crate) fn since(worker: &Worker, word: Word) -> u64 {
-    word.restore_beside(worker.since_ns.load(Relaxed), clock::machine_now())
+/// When `word`, just read of `worker`, was made, however long before `now`.
+pub(crate) fn since(worker: &Worker, word: Word, now: u64) -> u64 {
+    word.restore_beside(worker.since_ns.load(Relaxed), now)
 }
 
 /// One edge: `make` says the state and flags that follow a word, or `None` to leave it.

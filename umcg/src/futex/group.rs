@@ -499,7 +499,7 @@ impl Backend for FutexGroup {
         Ok(Snapshot {
             state: word.state().ok_or_else(gone)?,
             flags: word.flags() & !edge::PRIVATE,
-            since_ns: clock::to_caller(edge::since(worker, word)),
+            since_ns: clock::to_caller(edge::since(worker, word, clock::machine_now())),
             run_ns: worker.run_ns.load(Relaxed),
             wait_ns: worker.wait_ns.load(Relaxed),
             tag: word.0 & !edge::PRIVATE,

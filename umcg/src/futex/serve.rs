@@ -61,7 +61,7 @@ impl FutexGroup {
                 reason: Reason::Exited,
                 source: None,
                 tag: word.0 & !edge::PRIVATE,
-                at_ns: clock::to_caller(edge::since(record, word)),
+                at_ns: clock::to_caller(edge::since(record, word, clock::machine_now())),
                 run_ns: record.run_ns.load(Relaxed),
                 wait_ns: record.wait_ns.load(Relaxed),
             };
@@ -121,7 +121,7 @@ impl FutexGroup {
             reason: runnable_reason(word.flags(), first, word.0 & edge::TIMED_OUT != 0),
             source: None,
             tag: word.0 & !edge::PRIVATE,
-            at_ns: clock::to_caller(edge::since(worker, word)),
+            at_ns: clock::to_caller(edge::since(worker, word, clock::machine_now())),
             run_ns: worker.run_ns.load(Relaxed),
             wait_ns: worker.wait_ns.load(Relaxed),
         })
