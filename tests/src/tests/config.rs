@@ -55,7 +55,7 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-fn file(name: &str, text: &str) -> Result<PathBuf> {
+pub(super) fn file(name: &str, text: &str) -> Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("umcg-{name}-{}.toml", std::process::id()));
     fs::write(&path, text).with_context(|| format!("{}", path.display()))?;
     Ok(path)
@@ -200,7 +200,7 @@ fn cpu_of(pid: i32) -> Result<usize> {
 }
 
 /// Waits until all are in group `name`.
-fn join(hogs: &[Spinner], name: &str) -> Result<()> {
+pub(super) fn join(hogs: &[Spinner], name: &str) -> Result<()> {
     // Written after the attachment.
     let runs = wait_until(Duration::from_secs(5), || {
         RunFile::read().is_ok_and(|file| file.is_some())
