@@ -381,7 +381,7 @@ fn matches() -> Result<Verdict> {
     let sched = Sched::start(&["--config", &path.display().to_string()])?;
     // The first one matches both rules, the last one none.
     let user = [load::shell(&copy, 65534)?];
-    let program = [load::shell(&copy, 0)?];
+    let program = [load::shell(&copy, 0)?, load::shell_of_a_thread(&copy)?];
     let rest = [load::shell("/bin/sh".as_ref(), 0)?];
     stays_on(&user, "user", 0, "by user")?;
     stays_on(&program, "program", 1, "by program")?;
