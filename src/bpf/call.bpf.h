@@ -115,6 +115,16 @@ int BPF_PROG(umcg_new_program, struct task_struct *p)
 	return 0;
 }
 
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(umcg_forked, struct task_struct *parent, struct task_struct *p)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	if (t)
+		sys_born(t);
+	return 0;
+}
+
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(umcg_cgroup_task, struct cgroup *to, const char *path,
 	     struct task_struct *leader, bool all)

@@ -13,9 +13,15 @@ use super::config::{file, join};
 use super::{Test, short};
 use crate::cgroup::Cgroup;
 use crate::harness::{Sched, Verdict, metric, wait_until};
-use crate::load::{clock_ns, end, sleepers};
+use crate::load::{Hog, clock_ns, end, sleepers};
 
 pub const TESTS: &[Test] = &[
+    short(
+        "vm_config_child_of_one_asked_for_is_asked_for",
+        "cgroup",
+        3,
+        born_meanwhile,
+    ),
     short(
         "vm_config_limited_thread_changes_order",
         "cgroup",
@@ -33,6 +39,51 @@ fn record_of(shared: &Shared, pid: i32) -> Result<&Worker> {
     let mut records = shared.workers.records().iter();
     let found = records.find(|w| w.pid.load(Relaxed) == pid);
     found.with_context(|| format!("no record of {pid}"))
+}
+
+/// A child that comes while the agent has to look at all of its parent's process: what it
+/// inherits is an old group by then.
+fn born_meanwhile() -> Result<Verdict> {
+    let text = "[[group]]\nname = \"moved\"\nmatch.cgroup = \"/cfg-moved\"\n";
+    let path = file("born", text)?;
+    let sched = Sched::start(&["--config", &path.display().to_string()])?;
+    join(&[], "moved")?;
+    let run_file = RunFile::read()?.context("no agent runs")?;
+    let shared = scx_umcg::status::open_shared(&run_file)?;
+    let me = record_of(&shared, std::process::id() as i32)?;
+    let cgroup = Cgroup::new("cfg-moved")?;
+    let answered = || {
+        let all = me.ask_all.load(Relaxed) == me.answered_all.load(Relaxed);
+        all && !me.is_asked()
+    };
+    ensure!(
+        wait_until(Duration::from_secs(3), answered),
+        "still asked for"
+    );
+    let calm = [Hog::default().start()?];
+    ensure!(
+        !record_of(&shared, calm[0].pid())?.is_asked(),
+        "a child of one that nobody asks for is asked for"
+    );
+    // The agent cannot look.
+    sched.signal(libc::SIGSTOP);
+    let moved = cgroup.add(0);
+    let child = Hog::default().start();
+    let asked = child.as_ref().is_ok_and(|child| {
+        let record = record_of(&shared, child.pid());
+        record.is_ok_and(Worker::is_asked)
+    });
+    sched.signal(libc::SIGCONT);
+    moved?;
+    let there = [child?];
+    let joined = join(&there, "moved");
+    crate::cgroup::leave(std::process::id() as i32)?;
+    crate::cgroup::leave(there[0].pid())?;
+    joined?;
+    ensure!(asked, "its group is taken for sure");
+    drop((calm, there));
+    sched.stop()?;
+    Ok(Verdict::Ok)
 }
 
 /// What used up its cgroup's time comes to a group whose CPU has another order, and waits for
