@@ -99,7 +99,8 @@ impl Live {
 
     /// Writes the terms of `self.config` to BPF's table; the seats of all groups.
     fn write(&mut self) -> Vec<Seated> {
-        let seated = sysgroups::seat(&self.config, &mut self.seats);
+        let had = &self.shared.sys_cpus.records()[..self.shared.nr_cpus];
+        let seated = sysgroups::seat(&self.config, &mut self.seats, had);
         let table = &self.shared.sys.records()[0];
         sysgroups::write(table, &self.config, &seated, &self.machine.possible);
         seated
