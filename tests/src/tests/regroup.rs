@@ -28,6 +28,12 @@ pub const TESTS: &[Test] = &[
         8,
         limited,
     ),
+    short(
+        "vm_config_reload_knows_cpus_that_came",
+        "see,newest",
+        4,
+        cpus_come,
+    ),
 ];
 
 fn now_ns() -> u64 {
@@ -131,6 +137,31 @@ fn limited() -> Result<Verdict> {
     metric("limited_order", &[("keys", seen as f64)]);
     ensure!(seen >= 20, "{seen} keys in ten moves");
     end(naps);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// A CPU that was offline when the daemon started is one of its node with the next reload.
+fn cpus_come() -> Result<Verdict> {
+    let online = |on: bool| {
+        let file = "/sys/devices/system/cpu/cpu1/online";
+        fs::write(file, if on { "1" } else { "0" }).context(file)
+    };
+    let text = "[[group]]\nname = \"node\"\nmatch = {}\ncpus = \"node:0\"\n";
+    let path = file("come", text)?;
+    online(false)?;
+    let sched = Sched::start(&["--config", &path.display().to_string()]);
+    let cpus = || -> Result<String> {
+        let file = RunFile::read()?.context("no agent runs")?;
+        Ok(file.system.get(1).context("no group")?.cpus.clone())
+    };
+    let are = |want: &str| wait_until(Duration::from_secs(5), || cpus().is_ok_and(|c| c == want));
+    let without = are("0");
+    online(true)?;
+    let sched = sched?;
+    ensure!(without, "{:?} with CPU 1 offline", cpus());
+    sched.signal(libc::SIGHUP);
+    ensure!(are("0-1"), "{:?} with CPU 1 online", cpus());
     sched.stop()?;
     Ok(Verdict::Ok)
 }
