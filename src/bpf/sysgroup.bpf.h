@@ -216,7 +216,7 @@ static __always_inline bool is_held(const struct task_struct *p)
 }
 
 /* A CPU of group @sys for @p, from the nearest of @cpu on; @idle: one that is idle. */
-__weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32 idle)
+static __always_inline s32 sys_find(const struct task_struct *p, u32 sys, s32 cpu, u32 idle)
 {
 	/* The near ones, and on larger machines then all, by number. */
 	u32 near = umcg_nr_cpus > UMCG_NEAR ? UMCG_NEAR * 3 / 4 : umcg_nr_cpus - 1;
@@ -234,6 +234,12 @@ __weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32
 			return other;
 	}
 	return -1;
+}
+
+/* The same, which the verifier walks once for all that have @p by an argument of theirs. */
+__weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32 idle)
+{
+	return sys_find(p, sys, cpu, idle);
 }
 
 /* An idle CPU of its group, taken; -1: there is none. */

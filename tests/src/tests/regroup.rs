@@ -4,14 +4,18 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use scx_umcg::agent::sysgroups::Sums;
 use scx_umcg::runfile::RunFile;
 use scx_umcg::shared::Shared;
 use umcg::record::Worker;
+use umcg::runtime::Builder;
 use umcg::sync::Ordering::Relaxed;
 
+use super::app_share::compute;
 use super::config::{file, join};
 use super::{Test, short};
 use crate::cgroup::Cgroup;
+use crate::client;
 use crate::harness::{Sched, Verdict, metric, wait_until};
 use crate::load::{Hog, clock_ns, end, sleepers};
 
@@ -28,6 +32,7 @@ pub const TESTS: &[Test] = &[
         8,
         limited,
     ),
+    short("vm_config_members_stay_on_their_cpus", "cgroup", 6, members),
     short(
         "vm_config_reload_knows_cpus_that_came",
         "see,newest",
@@ -137,6 +142,57 @@ fn limited() -> Result<Verdict> {
     metric("limited_order", &[("keys", seen as f64)]);
     ensure!(seen >= 20, "{seen} keys in ten moves");
     end(naps);
+    sched.stop()?;
+    Ok(Verdict::Ok)
+}
+
+/// An application group's members sleep and wake up all the time, in a system group of CPU 0,
+/// beside an idle CPU 1.
+fn members() -> Result<Verdict> {
+    let text = format!(
+        "[[group]]\nname = \"app\"\nmatch.uid = {}\ncpus = \"0\"\n",
+        client::NOBODY
+    );
+    let path = file("members", &text)?;
+    let sched = Sched::start(&["--config", &path.display().to_string()])?;
+    join(&[], "app")?;
+    let run_file = RunFile::read()?.context("no agent runs")?;
+    let shared = scx_umcg::status::open_shared(&run_file)?;
+    let group = client::spawn(|| {
+        let runtime = Builder::new().servers(2).max_workers(16).build()?;
+        for _ in 0..16 {
+            runtime.spawn(|| {
+                loop {
+                    compute(20_000);
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    })?;
+    std::thread::sleep(Duration::from_millis(1500));
+    let used_ns = || [0, 1].map(|cpu| Sums::of(&shared.sys_cpus.records()[cpu..=cpu], 1).run_ns);
+    let (before, calls) = (used_ns(), sched.counter("grp_run")?);
+    std::thread::sleep(Duration::from_secs(2));
+    let now = used_ns();
+    let [here, there] = [0, 1].map(|cpu| (now[cpu] - before[cpu]) as f64 / 1e6);
+    let calls = sched.counter("grp_run")? - calls;
+    metric(
+        "members_cpus",
+        &[
+            ("here_ms", here),
+            ("there_ms", there),
+            ("runs", calls as f64),
+        ],
+    );
+    group.kill();
+    ensure!(calls > 100, "only {calls} runs in 2 s");
+    ensure!(
+        there < here / 100.0,
+        "{there:.1} ms on CPU 1, {here:.1} on CPU 0"
+    );
+    client::is_sound(&sched)?;
     sched.stop()?;
     Ok(Verdict::Ok)
 }
