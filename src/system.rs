@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use scx_stats_derive::{Stats, stat_doc};
 use serde::{Deserialize, Serialize};
-use umcg::record::SysUse;
+use umcg::record::{SysCpu, Worker};
 use umcg::sync::Ordering::{Acquire, Relaxed};
 
-use crate::agent::sysgroups::Seated;
+use crate::agent::sysgroups::{Seated, Sums};
 use crate::shared::Shared;
 
 /// One group: what is configured, and what it had since the attachment.
@@ -45,20 +45,24 @@ pub struct GroupMetrics {
 }
 
 impl GroupMetrics {
-    /// Of the group with this seat.
-    fn read(shared: &Shared, seat: usize) -> Self {
+    /// Of this group.
+    fn read(shared: &Shared, group: &Seated) -> Self {
         let cpus = &shared.sys_cpus.records()[..shared.nr_cpus];
-        let sum = |field: fn(&SysUse) -> &umcg::sync::AtomicU64| -> u64 {
-            cpus.iter()
-                .map(|cpu| field(&cpu.use_[seat]).load(Relaxed))
-                .sum()
-        };
         Self {
-            workers: workers(shared, seat),
-            run_ns: sum(|u| &u.run_ns),
-            wait_ns: sum(|u| &u.wait_ns),
-            switches: sum(|u| &u.switches),
-            preempts: sum(|u| &u.preempts),
+            workers: workers(shared.workers.records(), group.seat),
+            ..Self::had(cpus, group)
+        }
+    }
+
+    /// What it had, without what others had in its seat before.
+    fn had(cpus: &[SysCpu], group: &Seated) -> Self {
+        let (all, before) = (Sums::of(cpus, group.seat), group.before);
+        Self {
+            workers: 0,
+            run_ns: all.run_ns.saturating_sub(before.run_ns),
+            wait_ns: all.wait_ns.saturating_sub(before.wait_ns),
+            switches: all.switches.saturating_sub(before.switches),
+            preempts: all.preempts.saturating_sub(before.preempts),
         }
     }
 
@@ -74,14 +78,9 @@ impl GroupMetrics {
     }
 }
 
-fn workers(shared: &Shared, seat: usize) -> u64 {
-    let live = shared
-        .workers
-        .records()
-        .iter()
-        .filter(|w| w.gen_.load(Acquire) & 1 == 1);
-    live.filter(|w| w.sys_now.load(Relaxed) as usize == seat)
-        .count() as u64
+fn workers(records: &[Worker], seat: usize) -> u64 {
+    let live = records.iter().filter(|w| w.gen_.load(Acquire) & 1 == 1);
+    live.filter(|w| w.group() as usize == seat).count() as u64
 }
 
 /// Are there groups to be shown at all?
@@ -94,7 +93,7 @@ pub fn metrics(shared: &Shared, seated: &[Seated]) -> BTreeMap<String, GroupMetr
     if !any(shared) {
         return BTreeMap::new();
     }
-    let of = |group: &Seated| (group.name.clone(), GroupMetrics::read(shared, group.seat));
+    let of = |group: &Seated| (group.name.clone(), GroupMetrics::read(shared, group));
     seated.iter().map(of).collect()
 }
 
@@ -104,9 +103,12 @@ pub fn read(shared: &Shared, seated: &[Seated]) -> Vec<SystemStatus> {
         return Vec::new();
     }
     let of = |terms: &Seated| {
-        let had = GroupMetrics::read(shared, terms.seat);
+        let had = GroupMetrics::read(shared, terms);
         SystemStatus {
-            terms: terms.clone(),
+            terms: Seated {
+                before: Sums::default(),
+                ..terms.clone()
+            },
             workers: had.workers,
             run_s: had.run_ns as f64 / 1e9,
             wait_s: had.wait_ns as f64 / 1e9,
@@ -140,5 +142,40 @@ pub fn print(groups: &[SystemStatus]) {
             g.wait_s,
             t.cpus
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_on_a_used_seat_has_only_its_own() {
+        let cpus = [SysCpu::default(), SysCpu::default()];
+        let use_all = |ns| {
+            for cpu in &cpus {
+                cpu.use_[1].run_ns.fetch_add(ns, Relaxed);
+            }
+        };
+        use_all(5);
+        let group = Seated {
+            seat: 1,
+            before: Sums::of(&cpus, 1),
+            ..Seated::default()
+        };
+        use_all(2);
+        assert_eq!(GroupMetrics::had(&cpus, &group).run_ns, 4);
+    }
+
+    #[test]
+    fn sleeper_is_in_the_group_that_was_found_for_it() {
+        let records = [Worker::new(), Worker::new(), Worker::new()];
+        for record in &records[..2] {
+            record.gen_.store(3, Relaxed);
+            record.sys_now.store(1, Relaxed);
+        }
+        records[1].answer(3, 2, 0);
+        records[0].answer(1, 2, 0);
+        assert_eq!([1, 2].map(|seat| workers(&records, seat)), [1, 1]);
     }
 }

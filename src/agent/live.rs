@@ -82,8 +82,9 @@ impl Live {
     }
 
     /// What the next attachment runs, where what is fixed in this one may change.
-    pub fn next(self) -> Config {
+    pub fn next(mut self) -> Config {
         let name = self.name();
+        self.machine.renew();
         let read = Config::load(&self.args, &self.machine);
         let (config, told) = after_ejection(self.config, read, &name);
         told.iter().for_each(|line| warn!("{line}"));
@@ -99,7 +100,8 @@ impl Live {
 
     /// Writes the terms of `self.config` to BPF's table; the seats of all groups.
     fn write(&mut self) -> Vec<Seated> {
-        let seated = sysgroups::seat(&self.config, &mut self.seats);
+        let had = &self.shared.sys_cpus.records()[..self.shared.nr_cpus];
+        let seated = sysgroups::seat(&self.config, &mut self.seats, had);
         let table = &self.shared.sys.records()[0];
         sysgroups::write(table, &self.config, &seated, &self.machine.possible);
         seated
@@ -170,6 +172,7 @@ impl Live {
         if self.text.as_ref() == Some(&text) && why == Reload::Changed {
             return Ok(None);
         }
+        self.machine.renew();
         let config = Config::from_bytes(path, &text, &self.args, &self.machine);
         // Wrong ones too: the same text again is no news.
         self.text = Some(text);

@@ -10,12 +10,13 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use log::error;
 use umcg::ask;
 use umcg::record::Worker;
-use umcg::sync::Ordering::{Acquire, Relaxed};
+use umcg::sync::Ordering::{Acquire, Relaxed, Release};
 
 use super::bell::{Bell, Ringer};
 use super::caps;
@@ -24,8 +25,8 @@ use crate::shared::Shared;
 
 const STACK_BYTES: usize = 256 * 1024;
 /// How soon a message that was lost is made up for.
-const LOOK_MS: i32 = 1000;
-/// Workers that are looked at each [`LOOK_MS`] without being asked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// Workers that are looked at each [`LOOK`] without being asked for.
 const STROLL: usize = 100;
 /// Records are used from the first one on; so many unused ones in a row are the end, whatever
 /// is being set up between them.
@@ -65,8 +66,7 @@ impl Matcher {
             shared,
             bell,
             rules: rules.clone(),
-            seen: 0,
-            stroll: 0,
+            walk: Walk::default(),
         };
         let flag = stop.clone();
         let thread = std::thread::Builder::new()
@@ -112,16 +112,15 @@ struct Seeker {
     shared: Arc<Shared>,
     bell: Bell,
     rules: Arc<Mutex<Arc<Rules>>>,
-    /// Serial of the rules that all workers were matched with.
-    seen: u64,
-    stroll: usize,
+    walk: Walk,
 }
 
 impl Seeker {
     fn serve(&mut self, stop: &AtomicBool) {
         let shared = self.shared.clone();
+        let records = shared.workers.records();
         let asleep = &shared.sys.records()[0].asleep;
-        let mut rung = true;
+        let mut pace = Pace::from(Instant::now());
         while !stop.load(Ordering::Relaxed) {
             let rules = self
                 .rules
@@ -129,13 +128,12 @@ impl Seeker {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
             ask::begin_sleep(asleep);
-            let worked = self.pass(&rules, !rung);
-            let active = !rules.list.is_empty();
-            let timeout = if active { LOOK_MS } else { -1 };
-            if worked || self.is_outdated() || stop.load(Ordering::Relaxed) {
-                rung = true;
-            } else {
-                rung = self.bell.wait_for(timeout);
+            let stroll = pace.is_due(Instant::now());
+            let worked = self.walk.pass(&rules, records, stroll, stop);
+            if !worked && !self.is_outdated() && !stop.load(Ordering::Relaxed) {
+                let active = !rules.list.is_empty();
+                let left_ms = pace.left(Instant::now()).as_millis() as i32 + 1;
+                self.bell.wait_for(if active { left_ms } else { -1 });
             }
             asleep.store(0, Relaxed);
         }
@@ -143,22 +141,59 @@ impl Seeker {
 
     fn is_outdated(&self) -> bool {
         let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        rules.serial != self.seen
+        rules.serial != self.walk.seen
+    }
+}
+
+/// When to look at some more: once per [`LOOK`], however often somebody asks in between.
+struct Pace {
+    next: Instant,
+}
+
+impl Pace {
+    fn from(now: Instant) -> Self {
+        Self { next: now + LOOK }
     }
 
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + LOOK;
+        }
+        due
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+}
+
+/// Where the thread is among the records.
+#[derive(Default)]
+struct Walk {
+    /// Serial of the rules that all workers were matched with.
+    seen: u64,
+    /// The record that the next stroll begins at.
+    stroll: usize,
+}
+
+impl Walk {
     /// Looks at all that were asked for; with new rules at all, and with `stroll` at some more.
-    fn pass(&mut self, rules: &Rules, stroll: bool) -> bool {
+    /// True: somebody had asked.
+    fn pass(&mut self, rules: &Rules, records: &[Worker], stroll: bool, stop: &AtomicBool) -> bool {
         let all = rules.serial != self.seen;
         if rules.list.is_empty() && !all {
             return false;
         }
-        let shared = self.shared.clone();
-        let records = shared.workers.records();
         let (mut worked, mut gap, mut end) = (false, 0, 0);
         let mut processes = Vec::new();
-        let visit = self.stroll..self.stroll + if stroll { STROLL } else { 0 };
+        let (mut left, mut next) = (if stroll { STROLL } else { 0 }, self.stroll);
         for (index, worker) in records.iter().enumerate().skip(1) {
-            if worker.gen_.load(Acquire) == 0 {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            let generation = worker.gen_.load(Acquire);
+            if generation == 0 {
                 gap += 1;
                 if gap > GAP {
                     break;
@@ -168,24 +203,33 @@ impl Seeker {
             (gap, end) = (0, index);
             let asked_all = worker.ask_all.load(Acquire);
             if asked_all != worker.answered_all.load(Relaxed) {
-                worker.answered_all.store(asked_all, Relaxed);
-                processes.push(worker.tgid.load(Relaxed));
+                processes.push((worker.tgid.load(Relaxed), worker, asked_all));
+            }
+            let visit = left > 0 && index >= self.stroll && generation & 1 == 1;
+            if visit {
+                (left, next) = (left - 1, index + 1);
             }
             let asked = worker.is_asked();
-            if all || asked || visit.contains(&index) {
+            if all || asked || visit {
                 look(rules, worker);
                 worked |= asked;
             }
         }
-        if !processes.is_empty() {
-            let mates = |worker: &&Worker| processes.contains(&worker.tgid.load(Relaxed));
-            let mates = records.iter().take(end + 1).filter(mates);
-            mates.for_each(|worker| look(rules, worker));
-            worked = true;
+        for worker in records.iter().take(end + 1) {
+            let tgid = worker.tgid.load(Relaxed);
+            if processes.iter().any(|(process, ..)| *process == tgid) {
+                look(rules, worker);
+            }
         }
-        self.stroll = if visit.end > end { 0 } else { visit.end };
+        // Not before: who inherits a group meanwhile learns from it that it may be an old one.
+        for (_, leader, asked_all) in &processes {
+            leader.answered_all.store(*asked_all, Release);
+        }
+        // The last of them, and some were left: from the first one on.
+        self.stroll = if left > 0 && stroll { 0 } else { next };
         self.seen = rules.serial;
-        worked
+        worked || !processes.is_empty()
+        // pairs with sys_inherit()
     }
 }
 
@@ -295,6 +339,66 @@ mod tests {
         assert_eq!(cgroup_of("1:cpu:/old"), None);
         assert_eq!(uid_of("Name:\tx\nUid:\t7\t8\t9\t10\nGid:\t1"), Some(8));
         assert_eq!(uid_of("Name:\tx"), None);
+    }
+
+    #[test]
+    fn stroll_goes_on_at_its_pace_whoever_asks() {
+        let start = Instant::now();
+        let mut pace = Pace::from(start);
+        let asked_at = (1..=100).map(|n| start + LOOK * n / 20);
+        assert_eq!(asked_at.filter(|now| pace.is_due(*now)).count(), 5);
+        assert_eq!(pace.left(start + LOOK * 5), LOOK);
+        assert_eq!(pace.left(start + LOOK * 7), Duration::ZERO);
+    }
+
+    /// A record of a thread that ran.
+    fn used(generation: u32) -> Worker {
+        let worker = Worker::new();
+        worker.gen_.store(generation, Relaxed);
+        worker.pid.store(std::process::id() as i32, Relaxed);
+        worker
+    }
+
+    #[test]
+    fn stroll_counts_threads_and_not_records() {
+        // Nine of ten are free again.
+        let records: Vec<Worker> = (0..2000)
+            .map(|n| used(2 + u32::from(n % 10 == 9)))
+            .collect();
+        let looked = || {
+            let given = records.iter().filter(|w| w.sys_gen.load(Relaxed) != 0);
+            given.count()
+        };
+        let (rules, stop) = (rules("*"), AtomicBool::new(false));
+        let mut walk = Walk { seen: 1, stroll: 0 };
+        for want in [STROLL, 2 * STROLL, 2 * STROLL] {
+            walk.pass(&rules, &records, true, &stop);
+            assert_eq!(looked(), want);
+        }
+        assert_eq!(
+            walk.stroll, 0,
+            "all were looked at: again from the first on"
+        );
+        walk.pass(&rules, &records, false, &stop);
+        assert_eq!(walk.stroll, 0);
+    }
+
+    #[test]
+    fn question_about_a_process_is_answered_after_its_threads_were_looked_at() {
+        let records: Vec<Worker> = (0..9).map(|_| used(1)).collect();
+        records.iter().for_each(|w| w.tgid.store(7, Relaxed));
+        records[8].tgid.store(8, Relaxed);
+        records[3].ask_all.store(2, Relaxed);
+        let (rules, stop) = (rules("*"), AtomicBool::new(true));
+        let mut walk = Walk { seen: 1, stroll: 0 };
+        assert!(!walk.pass(&rules, &records, false, &stop));
+        assert_eq!(records[3].answered_all.load(Relaxed), 0, "left at a stop");
+        stop.store(false, Relaxed);
+        assert!(walk.pass(&rules, &records, false, &stop));
+        assert_eq!(records[3].answered_all.load(Relaxed), 2);
+        assert!(records[1..8].iter().all(|w| w.sys.load(Relaxed) == 3));
+        assert_eq!(records[8].sys.load(Relaxed), 0, "of another process");
+        assert!(!walk.pass(&rules, &records, false, &stop));
     }
 
     #[test]

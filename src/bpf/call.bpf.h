@@ -2,8 +2,9 @@
 /*
  * call: SYSCALL programs, the calls from user space into BPF.
  *
- * Does:    register the calling thread as server; kick a worker.
- * Called from: BPF_PROG_RUN, by the agent. Sleepable: uses take RCU.
+ * Does:    register the calling thread as server; kick a worker; take over a new table of
+ *          system groups. What may mean another one of those: a new name, program, cgroup.
+ * Called from: BPF_PROG_RUN, by the agent. Sleepable: uses take RCU. Tracepoints.
  * Never:   trusts an index: a kick needs (index, generation) of a live record.
  */
 #ifndef __UMCG_CALL_BPF_H
@@ -94,6 +95,33 @@ SEC("?tp_btf/task_rename")
 int BPF_PROG(umcg_rename, struct task_struct *p)
 {
 	sys_ask_of(p, false);
+	return 0;
+}
+
+/*
+ * The program, its name and its user are the new ones from here on. A thread that was not
+ * the leader has got the leader's number, the only one that /proc knows by now.
+ */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(umcg_new_program, struct task_struct *p)
+{
+	struct umcg_task *t = task_ctx(p);
+	struct umcg_worker *w = t && t->idx ? worker_rec(t->idx) : NULL;
+
+	if (!w)
+		return 0;
+	w->pid = p->pid;
+	sys_ask(t, false);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(umcg_forked, struct task_struct *parent, struct task_struct *p)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+
+	if (t)
+		sys_born(t);
 	return 0;
 }
 

@@ -464,8 +464,6 @@ int BPF_PROG(umcg_exec, struct task_struct *p)
 		t->asked = 0;
 	if (t && is_member(t))
 		member_gone(p, t, UMCG_R_EXITED);
-	if (t)
-		sys_ask(t, false);
 	return 0;
 }
 

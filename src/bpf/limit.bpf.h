@@ -194,6 +194,7 @@ static __always_inline bool throttle_if_hit(struct task_struct *p, struct umcg_t
 	if (!g || !g->queue)
 		return false;
 	w->home = cpu;
+	clock_move(t, cpu);	/* the order that it is let go in is that of the CPU there */
 	if (!t->throttled_ns)
 		t->throttled_ns = now;
 	t->preempt = 0;

@@ -80,6 +80,7 @@ struct umcg_task {
 	u32 sys_seen;		/* umcg_sys_gen of the next two */
 	u32 sys_counted;	/* weight that it adds to the group's load */
 	u8 sys_free;		/* its affinity leaves no CPU of its group: any will do */
+	u8 sys_unsure;		/* a child that inherited what may be an old one */
 };
 
 struct {

@@ -38,7 +38,7 @@ __weak u64 release_prepare(struct umcg_task *t __arg_nonnull, u64 now)
 	if (!w)
 		return now;
 	vnow = cpu_rec(w->home)->vnow;
-	v = v_on(t, w->home);
+	v = t->v;	/* on the clock of its home, see throttle_if_hit() */
 	w->key = key_of(t, w, key_before(v, vnow - LAG_NS) ? vnow - LAG_NS : v, now);
 	t->parked_ns = t->waits_ns = now;
 	t->prepaid_ns = RESERVE_NS;

@@ -246,6 +246,21 @@ static __always_inline s32 slot_beats(struct task_struct *p, const struct umcg_m
 	return cpu;
 }
 
+/* An idle CPU for @p, of its system group; taken. -1: there is none. */
+static __always_inline s32 member_idle_cpu(struct task_struct *p)
+{
+	struct umcg_task *t = sys_on() ? task_ctx(p) : NULL;
+	s32 cpu = scx_bpf_task_cpu(p);
+
+	if (!t || !sys_narrow(t))
+		return scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	if (sys_allows(t, cpu) && scx_bpf_test_and_clear_cpu_idle(cpu))
+		return cpu;
+	if (is_held(p) || p->nr_cpus_allowed == 1)
+		return -1;
+	return sys_find(p, t->sys, cpu, 1);
+}
+
 /* Held, not needed where it was: an idle CPU, one that it beats, or its own. */
 static __always_inline void release(struct umcg_member *m)
 {
@@ -256,7 +271,7 @@ static __always_inline void release(struct umcg_member *m)
 		umcg_xchg(&m->held, 1);
 		return;
 	}
-	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+	cpu = member_idle_cpu(p);
 	if (cpu < 0 && m->kind == UMCG_M_SERVER) {
 		cpu = slot_beats(p, m);
 		if (cpu >= 0) {

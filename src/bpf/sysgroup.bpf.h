@@ -216,7 +216,7 @@ static __always_inline bool is_held(const struct task_struct *p)
 }
 
 /* A CPU of group @sys for @p, from the nearest of @cpu on; @idle: one that is idle. */
-__weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32 idle)
+static __always_inline s32 sys_find(const struct task_struct *p, u32 sys, s32 cpu, u32 idle)
 {
 	/* The near ones, and on larger machines then all, by number. */
 	u32 near = umcg_nr_cpus > UMCG_NEAR ? UMCG_NEAR * 3 / 4 : umcg_nr_cpus - 1;
@@ -234,6 +234,12 @@ __weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32
 			return other;
 	}
 	return -1;
+}
+
+/* The same, which the verifier walks once for all that have @p by an argument of theirs. */
+__weak s32 sys_search(struct task_struct *p __arg_trusted, u32 sys, s32 cpu, u32 idle)
+{
+	return sys_find(p, sys, cpu, idle);
 }
 
 /* An idle CPU of its group, taken; -1: there is none. */
@@ -305,21 +311,49 @@ static __always_inline void sys_ask_of(struct task_struct *p, bool all)
 		sys_ask(t, all);
 }
 
-/* A child of the running thread: in its group, asked for if that one is. */
+/* Is there a question about the process of @p, as a whole, that the agent has not answered? */
+static __always_inline bool sys_asked_all(struct task_struct *p)
+{
+	struct umcg_worker *w;
+	struct umcg_task *t;
+	bool asked = false;
+
+	bpf_rcu_read_lock();	/* its leader may be gone */
+	t = task_ctx(p->group_leader);
+	w = t && t->idx ? worker_rec(t->idx) : NULL;
+	if (w)
+		asked = READ_ONCE(w->answered_all) != READ_ONCE(w->ask_all);
+	bpf_rcu_read_unlock();
+	return asked;
+}
+
+/*
+ * A child of the running thread: in its group. While that one is asked for it may be an old
+ * one, and the answer will not be about the child. Whether it is asked for is read before
+ * the group: an answer in between is asked for once more.
+ */
 static __always_inline void sys_inherit(struct umcg_task *t, struct umcg_worker *w)
 {
 	struct task_struct *parent = (void *)bpf_get_current_task_btf();
 	struct umcg_task *pt = task_ctx(parent);
 	struct umcg_worker *pw = pt && pt->idx ? worker_rec(pt->idx) : NULL;
 
-	if (!pw) {
-		sys_ask(t, false);
+	t->sys_unsure = 1;
+	if (!pw)
 		return;
-	}
+	t->sys_unsure = pt->cgroup != t->cgroup ||
+			READ_ONCE(pw->answered) != READ_ONCE(pw->ask) || sys_asked_all(parent);
 	t->sys = sys_told(pw, pt->sys);
 	w->sys_now = t->sys;
-	if (pt->cgroup != t->cgroup || pw->ask != READ_ONCE(pw->answered))
-		sys_ask(t, false);
+}
+
+/* It is in /proc and in its cgroup by now, and has not run yet: the agent can look. */
+static __always_inline void sys_born(struct umcg_task *t)
+{
+	if (!t->sys_unsure)
+		return;
+	t->sys_unsure = 0;
+	sys_ask(t, false);
 }
 
 /* Who runs on @cpu belongs elsewhere by now. */

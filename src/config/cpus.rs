@@ -98,6 +98,16 @@ impl Machine {
         machine
     }
 
+    /// Looks anew, if CPUs have come or gone since.
+    pub fn renew(&mut self) {
+        let list = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+        if let Ok(online) = scx_utils::read_cpulist(list.trim())
+            && !self.online.0.iter().eq(&online)
+        {
+            *self = Self::this();
+        }
+    }
+
     /// The CPUs that `text` chooses: words, numbers and ranges, with commas between. All that is
     /// wrong with it, one sentence each.
     pub fn choose(&self, text: &str) -> Result<CpuSet, Vec<String>> {

@@ -1,7 +1,8 @@
 //! Loads: hogs, benchmarks, churn.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -91,6 +92,35 @@ pub fn shell(program: &Path, uid: u32) -> Result<Spinner> {
     let child = Command::new(program)
         .args(["-c", "while :; do :; done"])
         .uid(uid)
+        .spawn()
+        .with_context(|| format!("{}", program.display()))?;
+    adopt(child.id());
+    let pid = child.id() as i32;
+    Ok(Spinner { pid })
+}
+
+/// The same as root, where a thread that is not the first one of its process runs it.
+pub fn shell_of_a_thread(program: &Path) -> Result<Spinner> {
+    let path = CString::new(program.as_os_str().as_bytes())?;
+    let run = move || {
+        let args = [
+            path.as_ptr(),
+            c"-c".as_ptr(),
+            c"while :; do :; done".as_ptr(),
+            std::ptr::null(),
+        ];
+        // SAFETY: text that ends with a zero each, a null pointer at the end.
+        unsafe { libc::execv(args[0], args.as_ptr()) };
+    };
+    let mut command = Command::new(program);
+    // SAFETY: this program has one thread, so its child may do whatever it may.
+    unsafe {
+        command.pre_exec(move || {
+            std::thread::scope(|scope| drop(scope.spawn(&run)));
+            Err(std::io::Error::last_os_error())
+        });
+    }
+    let child = command
         .spawn()
         .with_context(|| format!("{}", program.display()))?;
     adopt(child.id());

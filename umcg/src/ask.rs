@@ -51,6 +51,17 @@ impl Worker {
         self.ask.load(Acquire)
     }
 
+    /// The group that was found for it; before that the one that it came to be in. It has that
+    /// group's terms from its next turn on.
+    #[doc(alias = "sys_told")]
+    pub fn group(&self) -> u32 {
+        if self.sys_gen.load(Acquire) == self.gen_.load(Relaxed) {
+            self.sys.load(Relaxed)
+        } else {
+            self.sys_now.load(Relaxed)
+        }
+    }
+
     /// What was found, for the worker of this generation and for what was asked
     /// until `ask`. Agent's thread only.
     pub fn answer(&self, generation: u32, group: u32, ask: u32) {

@@ -59,7 +59,7 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-fn file(name: &str, text: &str) -> Result<PathBuf> {
+pub(super) fn file(name: &str, text: &str) -> Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("umcg-{name}-{}.toml", std::process::id()));
     fs::write(&path, text).with_context(|| format!("{}", path.display()))?;
     Ok(path)
@@ -204,7 +204,7 @@ fn cpu_of(pid: i32) -> Result<usize> {
 }
 
 /// Waits until all are in group `name`.
-fn join(hogs: &[Spinner], name: &str) -> Result<()> {
+pub(super) fn join(hogs: &[Spinner], name: &str) -> Result<()> {
     // Written after the attachment.
     let runs = wait_until(Duration::from_secs(5), || {
         RunFile::read().is_ok_and(|file| file.is_some())
@@ -385,7 +385,7 @@ fn matches() -> Result<Verdict> {
     let sched = Sched::start(&["--config", &path.display().to_string()])?;
     // The first one matches both rules, the last one none.
     let user = [load::shell(&copy, 65534)?];
-    let program = [load::shell(&copy, 0)?];
+    let program = [load::shell(&copy, 0)?, load::shell_of_a_thread(&copy)?];
     let rest = [load::shell("/bin/sh".as_ref(), 0)?];
     stays_on(&user, "user", 0, "by user")?;
     stays_on(&program, "program", 1, "by program")?;

@@ -62,6 +62,7 @@ mod quota;
 mod read_only;
 mod records;
 mod refused;
+mod regroup;
 mod restart;
 mod runtime;
 mod see;
@@ -172,6 +173,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         pairs::TESTS,
         compile::TESTS,
         config::TESTS,
+        regroup::TESTS,
         cgroup::TESTS,
         limits::TESTS,
         decide::TESTS,
