@@ -147,8 +147,7 @@ static __always_inline void member_fill(struct umcg_member *m, struct umcg_desk 
 	m->bell = tok->bell;
 	m->deadline_ns = ~0ULL;
 	m->slot_end_ns = 0;	/* kick_ns of a worker */
-	m->slot_v = t->v;
-	m->slot_cpu = t->clock_cpu;
+	m->slot_cpu = -1;
 	desk->op = desk->asleep = desk->poked = desk->nopreempt = desk->alone = 0;
 	desk->key = ~0ULL;
 	if (tok->kind == UMCG_M_SERVER)

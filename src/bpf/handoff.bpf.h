@@ -301,7 +301,7 @@ static __always_inline u32 worker_request(struct umcg_cpu *c, s32 cpu,
 		count_on(c, grp_switch);
 		return put_claimed(c, cpu, s, w, t, v, now);
 	}
-	s = slot_leave(truth, m, t->member, leave_reason(m), leave_nr(m), now, &si);
+	s = slot_leave(truth, m, t, v, leave_reason(m), leave_nr(m), now, &si);
 	if (!s)
 		return HANDOFF_AWAY;
 	t->left = si;
@@ -321,18 +321,18 @@ __weak int member_dispatch(s32 cpu, struct task_struct *prev __arg_trusted,
 	struct umcg_worker *w = worker_rec(t->idx);
 	void *truth = truth_of(t);
 	struct umcg_member *m = truth ? member_at(truth, t->member) : NULL;
-	u64 v;
 
 	if (!m || !w)
 		return HANDOFF_NONE;
 	/* Who has no slot and yields is held again, alone here or not. */
 	if (t->ghost || (t->kind == UMCG_K_GWORKER && !m->op && !READ_ONCE(m->slot)))
 		return m->op || t->yielded ? HANDOFF_AWAY : HANDOFF_NONE;
-	v = t->v + uncharged(prev, t);
-	if (t->kind == UMCG_K_GSERVER)
-		return server_request(c, cpu, prev, t, m, truth, v, now);
+	if (t->kind == UMCG_K_GSERVER) {
+		slot_join(m, t);	/* the slot came back while it ran */
+		return server_request(c, cpu, prev, t, m, truth, t->v + uncharged(prev, t), now);
+	}
 	m->run_ns = prev->se.sum_exec_runtime - t->base_ns;
-	return worker_request(c, cpu, prev, t, m, truth, v, now);
+	return worker_request(c, cpu, prev, t, m, truth, t->v + uncharged(prev, t), now);
 }
 
 /*
@@ -378,8 +378,7 @@ __weak int put_due(s32 cpu, u32 sys, u64 now)
 
 		t->ghost = !goes_on && waits_on(t, m, now);
 		m->op = UMCG_OP_NONE;
-		t->v = m->slot_v;
-		t->clock_cpu = m->slot_cpu;
+		slot_load(m, t);
 		if (goes_on)
 			left = m->slot_end_ns - now;
 	} else {

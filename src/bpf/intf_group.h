@@ -243,8 +243,10 @@ struct umcg_member {
 		u64 kick_ns;	/* worker: when `kick` was set */
 	};
 
-	u64 slot_v;		/* server: the slot's place in the system policy */
-	s32 slot_cpu;		/* CPU on whose clock slot_v is */
+	u64 slot_v;		/* server: the slot's place in the system policy, as who gave
+				 * it away left it */
+	s32 slot_cpu;		/* CPU on whose clock slot_v is; -1 = who has the slot has
+				 * taken its time */
 	u32 ev_seq;
 	u64 ev_who;		/* Id of the worker */
 	u64 ev_tag;		/* its word before it left */

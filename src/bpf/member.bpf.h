@@ -18,8 +18,9 @@
  *          by its first yield: before that nobody knows the name that it was given, so
  *          a server that was told of it could not run it.
  *
- * The slot's virtual time travels: who stops stores it in the server's record,
- * who runs next in the slot takes it from there. A *ghost* is a held member that
+ * The slot's virtual time travels: who gives the slot away leaves it in the server's record,
+ * who runs next in the slot takes it from there. A server that runs while its slot is out has
+ * a time of its own until the slot is back. A *ghost* is a held member that
  * was let run to sleep for real, or to stop: its word does not change by that.
  * The system group's word of a member is true only while it waits on a PARK.
  */
@@ -81,7 +82,7 @@ static __always_inline void slot_store_left(void *truth, struct umcg_task *t)
 		return;
 	s = member_at(truth, t->left);
 	if (s)
-		slot_store(s, t);
+		slot_store(s, t, t->v);
 	t->left = 0;
 }
 
@@ -93,10 +94,9 @@ static __always_inline bool slot_give_back(void *truth, struct umcg_task *t,
 	struct umcg_member *s;
 	u32 si = 0;
 
-	s = slot_leave(truth, m, t->member, reason, nr, now, &si);
+	s = slot_leave(truth, m, t, t->v, reason, nr, now, &si);
 	if (!s)
 		return false;
-	slot_store(s, t);
 	server_continue(t, s, si, cpu);
 	return true;
 }
@@ -135,7 +135,8 @@ static __always_inline bool server_hold(struct umcg_task *t, struct umcg_member 
 		ask_again(t, m);
 		return false;
 	}
-	slot_store(m, t);
+	slot_join(m, t);
+	slot_store(m, t, t->v);
 	member_edge(m, FROM_ANY, UMCG_IDLE, 0, now, &seen);
 	if (m->op == UMCG_OP_NEXT && !idle_put(head, truth, m, t->member)) {
 		m->op = UMCG_OP_NONE;
@@ -359,7 +360,7 @@ static __always_inline void server_running_app(struct umcg_task *t,
 
 	if (word_state(READ_ONCE(m->word)) == UMCG_RUNNING)
 		return;
-	slot_load(m, t);
+	slot_join(m, t);
 	member_edge(m, FROM_ANY, UMCG_RUNNING, 0, now, &seen);
 	m->op = UMCG_OP_NONE;
 	head = group_head(truth);
@@ -453,7 +454,6 @@ static __always_inline void server_blocks(struct umcg_task *t, struct umcg_membe
 	struct umcg_group *head = group_head(truth);
 	u64 seen;
 
-	slot_store(m, t);
 	if (sleeps_in_wait(t, m, flags, ghost)) {
 		member_edge(m, FROM(UMCG_RUNNING), UMCG_IDLE, 0, now, &seen);
 		return;
@@ -510,10 +510,7 @@ __weak int member_wakes(struct umcg_task *t __arg_nonnull, u64 now)
 	if (!m)
 		return 0;
 	if (t->kind == UMCG_K_GSERVER) {
-		/* Its worker used the slot meanwhile. */
-		if (t->clock_cpu == m->slot_cpu && key_before(t->v, m->slot_v))
-			slot_load(m, t);
-		slot_store(m, t);
+		slot_join(m, t);	/* its worker used the slot meanwhile */
 		if (word_state(m->word) == UMCG_BLOCKED)
 			member_edge(m, FROM(UMCG_BLOCKED), UMCG_RUNNABLE, 0, now, &seen);
 		return 0;

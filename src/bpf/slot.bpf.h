@@ -99,17 +99,38 @@ static __always_inline u32 due_pop(struct umcg_cpu *c)
 	return 0;
 }
 
-/* The slot's time from and to the thread that has it. */
-static __always_inline void slot_store(struct umcg_member *s, const struct umcg_task *t)
+/* @t gives the slot away and leaves its time, which is @v. */
+static __always_inline void slot_store(struct umcg_member *s, const struct umcg_task *t, u64 v)
 {
-	s->slot_v = t->v;
-	s->slot_cpu = t->clock_cpu;
+	s->slot_v = v;
+	WRITE_ONCE(s->slot_cpu, t->clock_cpu);
 }
 
-static __always_inline void slot_load(const struct umcg_member *s, struct umcg_task *t)
+/* @t has the slot, and takes its time. */
+static __always_inline void slot_load(struct umcg_member *s, struct umcg_task *t)
 {
+	s32 cpu = READ_ONCE(s->slot_cpu);
+
+	if (cpu < 0)
+		return;
 	t->v = s->slot_v;
-	t->clock_cpu = s->slot_cpu;
+	t->clock_cpu = cpu;
+	WRITE_ONCE(s->slot_cpu, -1);
+}
+
+/*
+ * The same for a server, which may have run beside its worker: the later of its own time and
+ * what the worker left stands, or one of the two would run for nothing.
+ */
+static __always_inline void slot_join(struct umcg_member *s, struct umcg_task *t)
+{
+	s32 cpu = READ_ONCE(s->slot_cpu);
+
+	if (cpu < 0)
+		return;
+	if (key_before(v_on(t, cpu), s->slot_v))
+		slot_load(s, t);
+	WRITE_ONCE(s->slot_cpu, -1);
 }
 
 static __always_inline bool unhold(struct umcg_member *m)
@@ -163,16 +184,16 @@ static __always_inline void refuse(struct umcg_member *m, s32 err)
 }
 
 /*
- * Worker @w, index @idx, has no slot any more. Returns the server that has it
- * back, with the event written; NULL: it had none. The caller lets it go on.
+ * Worker @w, whose time is @v by now, has no slot any more. Returns the server that has it
+ * back, with the event and the time written; NULL: it had none. The caller lets it go on.
  */
 static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_member *w,
-						      u32 idx, u32 reason, s32 nr,
-						      u64 now, u32 *server)
+						      const struct umcg_task *t, u64 v,
+						      u32 reason, s32 nr, u64 now, u32 *server)
 {
 	struct umcg_group *head;
 	struct umcg_member *s;
-	u32 si;
+	u32 si, idx = t->member;
 
 	if (!READ_ONCE(w->slot))
 		return NULL;
@@ -190,6 +211,7 @@ static __always_inline struct umcg_member *slot_leave(void *truth, struct umcg_m
 	s->ev_at_ns = now;
 	s->ev_run_ns = w->run_ns;
 	s->ev_wait_ns = w->wait_ns;
+	slot_store(s, t, v);	/* its server may run, and ask for the next run at once */
 	answer(s, reason, nr);
 	if (!planted(STUCK_SLOT))
 		umcg_xchg(&s->cur, 0);
@@ -231,7 +253,7 @@ static __always_inline void kick_for(struct umcg_member *m, s32 cpu)
  * A server that has news is as good as a wakee: where the slot beats who runs, it does
  * not wait for the tick. -1: nowhere.
  */
-static __always_inline s32 slot_beats(struct task_struct *p, const struct umcg_member *s)
+static __always_inline s32 slot_beats(struct task_struct *p, struct umcg_member *s)
 {
 	struct umcg_task *t = task_ctx(p);
 	struct umcg_worker *w = worker_rec(s->sys);
