@@ -74,6 +74,7 @@ struct umcg_cgroup {
 	u32 limit;		/* the nearest cgroup with a limit, upwards */
 	u32 limit_gen;		/* as of this generation of the limits */
 	u32 queue;		/* THROTTLE(index) exists; it is never destroyed */
+	u64 limited_ns;		/* since when there is this limit */
 };
 
 struct {

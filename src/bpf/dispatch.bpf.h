@@ -23,6 +23,7 @@
 #ifndef __UMCG_DISPATCH_BPF_H
 #define __UMCG_DISPATCH_BPF_H
 
+#include "clock.bpf.h"
 #include "explain.bpf.h"
 #include "handoff.bpf.h"
 
@@ -51,16 +52,6 @@ static __always_inline void count_choice(struct umcg_pick *k, u32 waiting, u32 w
 		count_on(k->c, absent);
 	else
 		count_on(k->c, by_key);
-}
-
-static __always_inline bool head_key(s32 cpu, u64 *key)
-{
-	struct task_struct *head = __COMPAT_scx_bpf_dsq_peek(PARK(cpu));
-
-	if (!head)
-		return false;
-	*key = head->scx.dsq_vtime;
-	return true;
 }
 
 /* By affinity, and by group. */
@@ -413,6 +404,7 @@ static __always_inline bool prev_goes_on(struct umcg_pick *k,
 		return false;
 	count_on(k->c, kept);
 	weight_show(w, k->c, weight);
+	clock_follow(prev, t, k->c, k->cpu, weight);
 	refill(k->c, prev, worker_slice(w), k->now);
 	return true;
 }
@@ -483,6 +475,8 @@ static __always_inline void dispatch_cpu(s32 cpu, struct task_struct *prev)
 		count_on(k.c, refilled);
 		if (t)
 			t->yielded = 0;
+		if (w)
+			clock_follow(prev, t, k.c, cpu, worker_weight(prev, t, w));
 		refill(k.c, prev, w ? worker_slice(w) : KERNEL_SLICE_NS, k.now);
 		return;
 	}

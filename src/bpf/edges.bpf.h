@@ -79,35 +79,6 @@ static __always_inline void running_limited(struct task_struct *p, struct umcg_t
 	place(t, cpu);
 }
 
-/* @v, or the key of the first one that waits on @cpu, if that is earlier. */
-__weak u64 least_v(s32 cpu, u64 v)
-{
-	u64 head;
-
-	return pending_any() && head_key(cpu, &head) && key_before(head, v) ? head : v;
-}
-
-/*
- * A pick by key has the least v of all that wait here. Who comes from elsewhere, or goes on
- * after an interruption, may be ahead of them: by no more than a slice, unless a small
- * @weight makes its v run fast. Were the clock that v, whoever wakes up next would be placed
- * behind all that wait: a slice of nice 19 is 400 ms.
- */
-static __always_inline void clock_raise(const struct umcg_task *t, struct umcg_cpu *c,
-					s32 cpu, u32 weight)
-{
-	u64 v = t->v;
-
-	if (!key_before(c->vnow, v))
-		return;
-	if (weight < 100 * WEIGHT_ONE && !c->by_key && order_on(cpu) == UMCG_ORDER_FAIR) {
-		v = least_v(cpu, v);
-		if (key_before(v, c->vnow))
-			return;
-	}
-	c->vnow = v;
-}
-
 /* What the system policy keeps of who runs here. */
 static __always_inline void running_now(struct task_struct *p, struct umcg_task *t,
 					struct umcg_worker *w, struct umcg_cpu *c,
@@ -123,7 +94,7 @@ static __always_inline void running_now(struct task_struct *p, struct umcg_task 
 		running_limited(p, t, c, cpu);
 	clock_move(t, cpu);
 	weight = worker_weight(p, t, w);
-	clock_raise(t, c, cpu, weight);
+	clock_raise(c, cpu, t->v, weight);
 	weight_show(w, c, weight);
 	publish_current(c, t, w, now);
 }

@@ -188,6 +188,9 @@ static __always_inline void charge(const struct task_struct *p,
 	t->exec = p->se.sum_exec_runtime;
 	owed = weighted(used, weight);
 	t->v += owed;
+	/* It was alone, and neither an edge nor an end of a slice had the clock go on. */
+	if (is_endless(c) && key_before(c->vnow + LAG_NS, t->v))
+		t->v = c->vnow + LAG_NS;
 	spend(t, owed);
 	may_owe(t, weight);
 	t->burst_ns = sat_add32(t->burst_ns, used);

@@ -103,7 +103,8 @@ static __always_inline void bucket_fill(struct umcg_cgroup *g, u64 now)
 
 /*
  * Takes @used from each bucket above @idx; what the emptiest of them then holds,
- * or a lot where there is no limit.
+ * or a lot where there is no limit. Who was alone until a limit came may have run for
+ * seconds since its last charge: what it used before is not the limit's.
  */
 __weak s64 limit_take(u32 idx, s64 used, u64 now)
 {
@@ -112,7 +113,7 @@ __weak s64 limit_take(u32 idx, s64 used, u64 now)
 
 	bpf_for(i, 0, LIMIT_DEPTH) {
 		struct umcg_cgroup *g = idx ? cgroup_rec(idx) : NULL;
-		s64 left;
+		s64 left, part;
 
 		__sink(least);
 		if (!g)
@@ -122,7 +123,10 @@ __weak s64 limit_take(u32 idx, s64 used, u64 now)
 		if (!g)
 			break;
 		bucket_fill(g, now);
-		left = __sync_fetch_and_sub(&g->tokens, used) - used;
+		part = now - READ_ONCE(g->limited_ns);
+		if (part > used)
+			part = used;
+		left = __sync_fetch_and_sub(&g->tokens, part) - part;
 		if (left < least)
 			least = left;
 		idx = g->parent;
@@ -245,7 +249,7 @@ static __always_inline void limit_set(struct umcg_cgroup *g, u64 period_us,
 		rate = rate > RATE_MAX ? RATE_MAX : rate;
 		g->cap_ns = (quota_us + burst_us) * NSEC_PER_USEC;
 		g->tokens = g->cap_ns;
-		g->filled_ns = umcg_now();
+		g->filled_ns = g->limited_ns = umcg_now();
 		rate = rate ?: 1;
 		umcg_limited = 1;
 	}

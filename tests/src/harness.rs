@@ -326,7 +326,11 @@ impl Sched {
                 return Ok(status.code().unwrap_or(-status.signal().unwrap_or(0)));
             }
             if Instant::now() > end {
-                bail!("still runs after {limit:?}; log: {}", self.text());
+                bail!(
+                    "still runs after {limit:?}, {}; log: {}",
+                    at_work(self.pid()),
+                    self.text()
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -354,6 +358,21 @@ impl Sched {
         );
         Ok(self.text())
     }
+}
+
+/// What the threads of `pid` are doing: name, state, and where in the kernel.
+fn at_work(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let told = tasks.flatten().map(|task| {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find_map(|l| l.strip_prefix("State:\t"));
+        let stack = read("stack").replace('\n', " ");
+        format!("{} {}: {stack}", read("comm").trim(), state.unwrap_or("?"))
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Prints a measured value for the driver to keep.

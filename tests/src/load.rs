@@ -177,6 +177,15 @@ pub fn fifo(tid: i32) -> Result<()> {
     Ok(())
 }
 
+/// What this thread, and whom it starts from now on, has for a nice value.
+pub fn set_nice(nice: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    let error = std::io::Error::last_os_error();
+    ensure!(failed == 0, "setpriority: {error}");
+    Ok(())
+}
+
 /// A process that runs and sleeps in turn, with a timer slack of 1 ns.
 #[derive(Clone, Copy, Default)]
 pub struct Napper {
@@ -234,6 +243,16 @@ pub fn pinned_child(cpu: usize, body: impl FnOnce()) -> Result<Spinner> {
     }
     adopt(pid as u32);
     Ok(Spinner { pid })
+}
+
+/// A process on `cpu` that sleeps for `nap` and spins from then on.
+pub fn late_hog(cpu: usize, nap: Duration) -> Result<Spinner> {
+    pinned_child(cpu, || {
+        std::thread::sleep(nap);
+        loop {
+            std::hint::black_box(());
+        }
+    })
 }
 
 /// A thread of SCHED_FIFO that owns `cpu` for `time`, if the kernel lets it.

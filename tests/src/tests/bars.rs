@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::fair::{self, hogs_spread, short_sleeper};
 use super::{Test, full, timed};
 use crate::beside::{Bars, Figure, Rounds};
 use crate::harness::{Sched, Verdict, metric};
-use crate::load::{self, Hog, shares};
+use crate::load::{self, Hog, Spinner, clock_ns, shares};
+use crate::stall::Witnesses;
 use crate::unkind::Unkind;
 
 pub const TESTS: &[Test] = &[
@@ -151,29 +152,44 @@ fn sleeper() -> Result<Verdict> {
 }
 
 /// Attached and detached 25 times under load; four tests, each in a boot of its own, make 100.
+/// The agents that come and go are of nice -20: else most of the time goes by while they wait for the
+/// CPU, to load their program.
 fn cycles() -> Result<Verdict> {
     const CYCLES: usize = 25;
     let load = Unkind::start("micro")?;
     let hogs = Hog::default().start_many(3)?;
+    load::set_nice(-20)?;
     let began = std::time::Instant::now();
     for cycle in 0..CYCLES {
         let sched = Sched::start(&[])?;
-        let got = shares(&hogs, Duration::from_millis(700))?;
-        ensure!(
-            got.iter().all(|&s| s > 0.02),
-            "cycle {cycle}: a hog stands still: {got:.2?} of 0.7 s"
-        );
+        served(&hogs).with_context(|| format!("cycle {cycle}"))?;
         let illegal = sched.counter("edge_illegal")?;
         ensure!(illegal == 0, "cycle {cycle}: {illegal} illegal edges");
         sched.stop()?;
     }
-    let got = shares(&hogs, Duration::from_millis(700))?;
-    ensure!(
-        got.iter().all(|&s| s > 0.02),
-        "a hog stands still after the last one: {got:.2?} of 0.7 s"
-    );
+    served(&hogs).context("after the last one")?;
+    load::set_nice(0)?;
     let took = began.elapsed().as_secs_f64();
     metric("cycles", &[("n", CYCLES as f64), ("seconds", took)]);
     drop((load, hogs));
     Ok(Verdict::Ok)
+}
+
+/// None of `hogs` stands still for as long as a look takes. Not counted is one in which threads of a
+/// real-time class were late on a CPU: there nobody ran.
+fn served(hogs: &[Spinner]) -> Result<()> {
+    const LATE: Duration = Duration::from_millis(100);
+    let mut late = Duration::ZERO;
+    for _ in 0..5 {
+        let witnesses = Witnesses::start(2, Duration::from_millis(10));
+        let began = clock_ns(libc::CLOCK_MONOTONIC);
+        let got = shares(hogs, Duration::from_millis(700))?;
+        let ended = clock_ns(libc::CLOCK_MONOTONIC);
+        late = witnesses.end()?.within(began, ended);
+        if got.iter().all(|&s| s > 0.02) {
+            return Ok(());
+        }
+        ensure!(late > LATE, "a hog stands still: {got:.2?} of 0.7 s");
+    }
+    bail!("the machine was late for {late:.1?} of 0.7 s, and at four looks before");
 }

@@ -21,6 +21,12 @@ pub const TESTS: &[Test] = &[
         6,
         clock,
     ),
+    short(
+        "vm_fair_clock_goes_on_with_who_is_alone",
+        "cost,icount,cpus=1",
+        14,
+        alone,
+    ),
     full(
         "vm_full_free_hogs_beside_eevdf",
         "fair-free",
@@ -131,6 +137,31 @@ fn clock() -> Result<Verdict> {
     metric("clock_ahead", &[("ms", ms), ("looks", f64::from(seen))]);
     ensure!(seen > 100, "the hog waited at {seen} looks");
     ensure!(ms < 15.0, "the clock is {ms:.1} ms ahead of who waits");
+    sched.no_ejection()?;
+    Ok(Verdict::Ok)
+}
+
+/// A hog alone on its CPU passes no edge. Did the clock stand still meanwhile, who wakes up there
+/// would have the CPU for as long as that.
+fn alone() -> Result<Verdict> {
+    const ALONE: Duration = Duration::from_millis(1500);
+    const TOGETHER: Duration = Duration::from_millis(120);
+    let sched = harness::shared()?;
+    let mut least = f64::MAX;
+    for _ in 0..4 {
+        let late = load::late_hog(0, ALONE)?;
+        let hog = pinned(0, 0)?;
+        // Not by naps: who wakes up has the hog pass an edge.
+        std::thread::sleep(ALONE + Duration::from_millis(20));
+        let got = shares(&[hog, late], TOGETHER)?;
+        ensure!(got[1] > 0.0, "the sleeper has not come: {got:.3?} s");
+        least = least.min(got[0] / TOGETHER.as_secs_f64());
+    }
+    metric("alone_before", &[("part", least)]);
+    ensure!(
+        least > 0.4,
+        "who was alone has {least:.2} beside who comes, not a half"
+    );
     sched.no_ejection()?;
     Ok(Verdict::Ok)
 }
